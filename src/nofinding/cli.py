@@ -1,0 +1,262 @@
+"""The command line: each command is a dataclass of options and one use case.
+
+`nofinding COMMAND --help` is made from the docstrings under the dataclasses' fields.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from rich.console import Console
+from rich.table import Table
+
+from nofinding import __version__
+from nofinding.errors import UserError
+
+__all__ = ["COMMANDS", "main", "parser_of"]
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+USAGE = """\
+nofinding: how far a chest radiograph is from normal for this patient, where, and how sure
+
+  nofinding demo                                             see it work, on simulated films
+  nofinding fit METHOD --films SOURCE:PATH --out MODEL       learn from normal films
+  nofinding score --model MODEL --films SOURCE:PATH --out DIR
+  nofinding score --model MODEL FILE... --ehr age=63 sex=M view=PA --out DIR
+  nofinding evaluate --scores DIR/scores.csv --films SOURCE:PATH --out REPORT
+  nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
+  nofinding methods                                          what can be fitted
+  nofinding sources                                          where films can come from
+
+Each has --help, --config FILE.yaml and --print_config. Research use only: not a medical device.
+"""
+
+
+def _new(name: str, about: str) -> ArgumentParser:
+    return ArgumentParser(prog=f"nofinding {name}", description=about, exit_on_error=False)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _with_options(parser: ArgumentParser, cls: type, lists: Sequence[str] = ()) -> None:
+    """The dataclass's fields as options, and --config; `lists` take several values after one."""
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_class_arguments(cls, as_group=False, skip=set(lists))
+
+
+def parser_of(command: str, method: str | None = None, preset: str | None = None) -> ArgumentParser:
+    """The parser of one command; for fit, with the options of a method as a preset sets them."""
+    parser = COMMANDS[command][1](method, preset)
+    parser.allow_abbrev = False
+    return parser
+
+
+def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.methods import METHODS
+    from nofinding.run import FitOptions
+
+    parser = _new("fit", _first_line(FitOptions))
+    parser.add_argument("method_name", metavar="METHOD", help=f"one of {', '.join(METHODS)}")
+    several = {
+        "films": "SOURCE:PATH, one or more (see `nofinding sources`)",
+        "fields": "record fields to use; default: every field recorded for some training film",
+    }
+    parser.add_argument("--films", nargs="+", type=str, required=True, help=several["films"])
+    parser.add_argument("--fields", nargs="+", type=str, help=several["fields"])
+    _with_options(parser, FitOptions, tuple(several))
+    if method is not None:
+        cls = METHODS[method]
+        chosen = cls.PRESETS[preset or "small"]
+        parser.add_argument("--method", type=cls.Config, default=chosen, help=f"of {method}")
+    return parser
+
+
+def _score_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import ScoreOptions
+
+    parser = _new("score", _first_line(ScoreOptions))
+    parser.add_argument("files", nargs="*", type=str, metavar="FILE", help="PNG, JPEG or DICOM")
+    parser.add_argument("--films", nargs="+", type=str, default=[], help="SOURCE:PATH, or more")
+    parser.add_argument(
+        "--ehr", nargs="+", type=str, default=[], help='for FILEs: age=63 sex=M "weight=180 lb"'
+    )
+    _with_options(parser, ScoreOptions, ("films", "ehr"))
+    return parser
+
+
+def _evaluate_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import EvaluateOptions
+
+    parser = _new("evaluate", _first_line(EvaluateOptions))
+    parser.add_argument(
+        "--films", nargs="+", type=str, required=True, help="the labelled films, SOURCE:PATH"
+    )
+    _with_options(parser, EvaluateOptions, ("films",))
+    return parser
+
+
+def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import ImportOptions
+
+    parser = _new("import-official", _first_line(ImportOptions))
+    parser.add_argument("checkpoint", type=str, metavar="CHECKPOINT", help=".safetensors or .pt")
+    parser.add_argument(
+        "--films", nargs="+", type=str, help="SOURCE:PATH whose train normals scale the record"
+    )
+    _with_options(parser, ImportOptions, ("films",))
+    return parser
+
+
+def _demo_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import DemoOptions
+
+    parser = _new("demo", _first_line(DemoOptions))
+    _with_options(parser, DemoOptions)
+    return parser
+
+
+def _listing_parser(name: str, about: str) -> Callable[[str | None, str | None], ArgumentParser]:
+    return lambda method, preset: _new(name, about)
+
+
+def _options(cls: type, parsed: Namespace, drop: Sequence[str]) -> Any:
+    values = {k: v for k, v in vars(parsed).items() if k not in ("config", *drop)}
+    return cls(**values)
+
+
+def _fit(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.methods import METHODS
+    from nofinding.run import FitOptions, fit
+
+    name = parsed.method_name
+    config = parser.instantiate(parsed).method
+    assert isinstance(config, METHODS[name].Config)
+    fit(name, config, _options(FitOptions, parsed, ("method_name", "method")))
+
+
+def _score(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import ScoreOptions, score
+
+    rows = score(parsed.files, _options(ScoreOptions, parsed, ("files",)))
+    if parsed.files:
+        table = Table("film", "score", "p-value", "flags", box=None)
+        for row in rows:
+            table.add_row(row["image_id"], row["score"], row["p_value"], row["flags"])
+        Console().print(table)
+
+
+def _evaluate(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import EvaluateOptions, evaluate
+
+    evaluate(_options(EvaluateOptions, parsed, ()))
+
+
+def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import ImportOptions, import_official
+
+    import_official(Path(parsed.checkpoint), _options(ImportOptions, parsed, ("checkpoint",)))
+
+
+def _demo(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import DemoOptions, demo
+
+    print(demo(_options(DemoOptions, parsed, ())))
+
+
+def _methods(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.methods import METHODS
+
+    table = Table("method", "what it is", "learns from", "presets", box=None)
+    for name, cls in METHODS.items():
+        table.add_row(name, cls.summary, str(cls.supervision), " ".join(cls.PRESETS))
+    Console().print(table)
+
+
+def _sources(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.sources import SOURCES
+
+    table = Table("source", "what it reads", box=None)
+    for name, source in SOURCES.items():
+        table.add_row(f"{name}:", source.summary)
+    Console().print(table)
+
+
+Command = tuple[
+    Callable[[ArgumentParser, Namespace], None],
+    Callable[[str | None, str | None], ArgumentParser],
+]
+COMMANDS: dict[str, Command] = {
+    "fit": (_fit, _fit_parser),
+    "score": (_score, _score_parser),
+    "evaluate": (_evaluate, _evaluate_parser),
+    "import-official": (_import_official, _import_parser),
+    "demo": (_demo, _demo_parser),
+    "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
+    "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
+}
+
+
+def _method_and_preset(arguments: Sequence[str]) -> tuple[str | None, str | None]:
+    """The method and preset of a fit, read ahead: they decide which further options there are."""
+    from nofinding.methods import METHODS
+
+    if not arguments or arguments[0].startswith("-"):
+        return None, None
+    method = arguments[0]
+    if method not in METHODS:
+        raise UserError(f"fit {method}: not a method; there are {', '.join(METHODS)}")
+    preset = "small"
+    for i, argument in enumerate(arguments):
+        if argument == "--preset" and i + 1 < len(arguments):
+            preset = arguments[i + 1]
+        elif argument.startswith("--preset="):
+            preset = argument.removeprefix("--preset=")
+    if preset not in METHODS[method].PRESETS:
+        presets = ", ".join(METHODS[method].PRESETS)
+        raise UserError(f"--preset {preset}: {method} has {presets}")
+    return method, preset
+
+
+def _run(arguments: Sequence[str]) -> None:
+    command = arguments[0]
+    if command not in COMMANDS:
+        raise UserError(f"{command}: no such command; there are {', '.join(COMMANDS)}")
+    given = list(arguments[1:])
+    method, preset = _method_and_preset(given) if command == "fit" else (None, None)
+    parser = parser_of(command, method, preset)
+    parsed = parser.parse_args(given)
+    COMMANDS[command][0](parser, parsed)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; gives the exit code: 0, or 2 for bad input, after one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        _run(arguments)
+    except (UserError, ArgumentError) as error:
+        print(f"nofinding: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nofinding: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0

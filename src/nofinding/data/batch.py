@@ -1,0 +1,83 @@
+"""Records as a method may see them: prepared films and encoded records, without a label."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import UInt16
+
+from nofinding.data.cache import FilmCache
+from nofinding.data.ehr import EhrStats
+from nofinding.data.image import Aspect, fit_square
+from nofinding.types import Batch, Record
+
+__all__ = ["Films"]
+
+MEMORY = 2 * 2**30  # bytes of prepared films that are kept
+
+
+class Films:
+    """Films by their number, as batches on the CPU. What was decoded once is kept in memory.
+
+    Up to 2 GiB of prepared films are kept (16,384 at 256 pixels); the films after those come
+    from the cache, or are decoded again where there is none. Findings, splits and lesions of
+    the records cannot be reached from here.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        stats: EhrStats,
+        size: int,
+        aspect: Aspect = "pad",
+        cache: FilmCache | None = None,
+    ) -> None:
+        self.ids = tuple(record.image_id for record in records)
+        self.stats = stats
+        self.size = size
+        self.aspect = aspect
+        self._cache = cache
+        self._pixels = [record.pixels for record in records]
+        columns = [stats.encode(record.ehr) for record in records]
+        shape = (len(records), len(stats.fields))
+        self._ehr = torch.from_numpy(np.array([c[0] for c in columns], np.float32).reshape(shape))
+        self._known = torch.from_numpy(np.array([c[1] for c in columns], np.bool_).reshape(shape))
+        keep = min(len(records), MEMORY // (2 * size * size))
+        self._kept = np.empty((keep, size, size), dtype=np.uint16)  # pages are taken when written
+        self._has = np.zeros(keep, dtype=np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _film(self, index: int) -> UInt16[np.ndarray, "s s"]:
+        index = range(len(self))[index]  # an IndexError for a film that is not there
+        if index < len(self._has) and self._has[index]:
+            kept: UInt16[np.ndarray, "s s"] = self._kept[index]
+            return kept
+        pixels = self._pixels[index]
+        if self._cache is not None:
+            film = self._cache.get(pixels, self.size, self.aspect)
+        else:
+            film = fit_square(pixels(), self.size, self.aspect)
+        if index < len(self._has):
+            self._kept[index], self._has[index] = film, True
+        return film
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """These films in this order: image in [-1, 1], the record as `EhrStats.encode` gives it.
+
+        Raises UserError where a film cannot be decoded.
+        """
+        rows = list(indices)
+        films = np.zeros((len(rows), 1, self.size, self.size), dtype=np.float32)
+        for row, index in enumerate(rows):
+            films[row, 0] = self._film(index)
+        image = torch.from_numpy(films).div_(65535).mul_(2).sub_(1)
+        ids = tuple(self.ids[index] for index in rows)
+        return Batch(image=image, ehr=self._ehr[rows], known=self._known[rows], ids=ids)
+
+    def pixel_hash(self, index: int) -> str:
+        """The first 16 hex digits of the prepared film's SHA-256: equal films, equal hashes."""
+        film = np.ascontiguousarray(self._film(index), dtype="<u2")
+        return hashlib.sha256(film.tobytes()).hexdigest()[:16]

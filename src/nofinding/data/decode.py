@@ -1,0 +1,202 @@
+"""Films from files: PNG, JPEG and single-frame CR or DX DICOM, decoded where they can do no harm.
+
+One child process for each process that asks, kept between films, killed when it takes too
+long or too much, and started afresh for the next one.
+"""
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nofinding
+from nofinding.data.limits import TIMEOUT, FilmError, check_size, kind_of
+from nofinding.errors import UserError
+from nofinding.types import Pixels, Record
+
+__all__ = ["FilmFile", "check_files", "read_header"]
+
+TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
+
+
+class _Child:
+    """The decoder process of this process. Safe to use from several threads, and after a fork."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, path: Path, what: str) -> tuple[dict[str, Any], bytes]:
+        """The child's answer. Raises FilmError with the reason where it has none.
+
+        A child that dies is asked once more, afresh: it may have been killed from outside.
+        """
+        request = json.dumps({"path": str(path.absolute()), "what": what}).encode()
+        message = struct.pack("<I", len(request)) + request
+        with self.lock:
+            try:
+                try:
+                    reply, pixels = self._exchange(message)
+                except (EOFError, BrokenPipeError):
+                    self.close()
+                    reply, pixels = self._exchange(message)
+            except TimeoutError:
+                self.close()
+                raise FilmError(f"was not decoded within {TIMEOUT} seconds") from None
+            except (EOFError, BrokenPipeError):
+                self.close()
+                raise FilmError("made the decoder fail") from None
+            except BaseException:  # interrupted half-way: the next answer would be this film's
+                self.close()
+                raise
+            if reply.get("last"):
+                self.close()
+        if "error" in reply:
+            raise FilmError(reply["error"])
+        return reply, pixels
+
+    def _exchange(self, message: bytes) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + TIMEOUT
+        if self.process is None:
+            self.process = self._start()
+        assert self.process.stdin is not None
+        self.process.stdin.write(message)
+        (length,) = struct.unpack("<I", self._read(4, deadline))
+        reply: dict[str, Any] = json.loads(self._read(min(length, 2**16), deadline))
+        if "dtype" not in reply:
+            return reply, b""
+        high, wide = reply["shape"]
+        check_size(wide, high)
+        return reply, self._read(high * wide * np.dtype(reply["dtype"]).itemsize, deadline)
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        assert self.process is not None and self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        ready = select.poll()
+        ready.register(descriptor, select.POLLIN)
+        data = bytearray()
+        while len(data) < count:
+            left = deadline - time.monotonic()
+            if left <= 0 or not ready.poll(left * 1000):
+                raise TimeoutError
+            piece = os.read(descriptor, min(count - len(data), 2**20))
+            if not piece:
+                raise EOFError
+            data += piece
+        return bytes(data)
+
+    @staticmethod
+    def _start() -> "subprocess.Popen[bytes]":
+        package = str(Path(nofinding.__file__).parents[1])
+        search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "nofinding.data.codec"],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": search, **one_thread},
+        )
+
+    def close(self) -> None:
+        """Kills the process, if there is one; the next film starts another."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def forget(self) -> None:
+        """After a fork: the process belongs to the parent, so only our ends of it are closed."""
+        process, self.process, self.lock = self.process, None, threading.Lock()
+        if process is None:
+            return
+        process.returncode = 0  # not ours to wait for
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+_child = _Child()
+os.register_at_fork(after_in_child=_child.forget)
+atexit.register(_child.close)
+
+
+@dataclass(frozen=True, slots=True)
+class FilmFile:
+    """A film that is still in its file. Calling it decodes; the file itself is its identity."""
+
+    path: Path
+    where: str = ""
+    """What names this film to the user beside its path: "films.csv: row 12"."""
+
+    def __call__(self) -> Pixels:
+        """(h, w) float32 in [0, 1], dense tissue bright. Raises UserError, one line, file named."""
+        try:
+            reply, data = _child.ask(self.path, "pixels")
+        except FilmError as error:
+            raise self._error(str(error)) from None
+        stored = np.frombuffer(data, dtype=reply["dtype"]).reshape(reply["shape"])
+        return (stored / np.float32(TOPS[reply["dtype"]])).astype(np.float32, copy=False)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the file's bytes, in hex."""
+        with self._open() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def check(self) -> None:
+        """Raises UserError where the file is absent or begins like no film; decodes nothing."""
+        with self._open() as file:
+            try:
+                kind_of(file.read(132))
+            except FilmError as error:
+                raise self._error(str(error)) from None
+
+    def _open(self) -> BufferedReader:
+        try:
+            if self.path.exists() and not self.path.is_file():  # a pipe might never end
+                raise self._error("is not a file")
+            return self.path.open("rb")
+        except FileNotFoundError:
+            raise self._error("does not exist") from None
+        except (OSError, ValueError):  # ValueError: a path with a zero byte in it
+            raise self._error("cannot be read") from None
+
+    def _error(self, reason: str) -> UserError:
+        return UserError(": ".join(filter(None, (self.where, f"{self.path} {reason}"))))
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """What a DICOM file says of age, sex, view, height and weight, as written; {} for PNG, JPEG."""
+    try:
+        header: dict[str, str] = _child.ask(path, "header")[0]["header"]
+    except FilmError as error:
+        raise UserError(f"{path} {error}") from None
+    return header
+
+
+def check_files(records: Iterable[Record]) -> None:
+    """Raises UserError for the first film whose file is absent or no film, before work begins."""
+    for record in records:
+        if isinstance(record.pixels, FilmFile):
+            record.pixels.check()

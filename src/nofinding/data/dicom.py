@@ -1,0 +1,174 @@
+"""One chest film from a DICOM file (CR or DX). Runs in the decoder's child process only.
+
+What is shown is what a viewer would show: rescale, VOI LUT or the first window, and inversion
+for MONOCHROME1 or an INVERSE presentation shape. Where the file brings no window, the range is
+that between two percentiles (`image.from_stored`).
+"""
+
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
+
+from nofinding.data.image import from_stored
+from nofinding.data.limits import FilmError, check_size
+
+__all__ = ["header", "pixels"]
+
+# start-of-frame markers of JPEG (not the tables DHT, JPG, DAC in between) and of JPEG-LS
+SIZED = ({*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}) | {0xFFF7}
+ASKED = ("PatientAge", "PatientSex", "ViewPosition", "PatientSize", "PatientWeight")
+
+
+def header(path: Path) -> dict[str, str]:
+    """The five things about the patient that may enter a record, as they are written."""
+    dataset = dcmread(path, stop_before_pixels=True, specific_tags=[*ASKED])
+    values = {name: dataset.get(name) for name in ASKED}
+    texts = {name: str(value).strip()[:32] for name, value in values.items() if value is not None}
+    return {name: text for name, text in texts.items() if text}
+
+
+def pixels(path: Path) -> Float[np.ndarray, "h w"]:
+    """float32 in [0, 1], dense tissue bright. Refuses what is not one CR or DX film."""
+    _check(dcmread(path, stop_before_pixels=True))
+    dataset = dcmread(path)
+    _check(dataset)
+    stored = _stored(dataset)
+    padding = _padding(dataset, stored)
+    slope, intercept = _number(dataset, "RescaleSlope", 1), _number(dataset, "RescaleIntercept", 0)
+    if dataset.get("ModalityLUTSequence"):
+        stored, _ = _looked_up(stored, dataset.ModalityLUTSequence[0])
+        slope, intercept = 1.0, 0.0
+    voi = _voi(dataset)
+    if dataset.get("VOILUTSequence"):
+        rescaled = np.rint(stored * np.float32(slope) + np.float32(intercept)).astype(np.int32)
+        stored, top = _looked_up(rescaled, dataset.VOILUTSequence[0])
+        slope, intercept, voi = 1.0, 0.0, (top / 2, top, "LINEAR_EXACT")
+    shape = str(dataset.get("PresentationLUTShape") or "").upper()
+    # MONOCHROME1 and INVERSE state the same inversion twice (PS3.3 C.8.11.3.1.2): never both
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE"
+    return from_stored(
+        stored, slope=slope, intercept=intercept, voi=voi, inverted=inverted, padding=padding
+    )
+
+
+def _check(dataset: Dataset) -> None:
+    """Everything that can be refused from the header alone."""
+    modality = str(dataset.get("Modality") or "")
+    if modality not in ("CR", "DX"):
+        named = modality if re.fullmatch(r"[A-Z]{2,8}", modality) else "not stated"
+        raise FilmError(f"has modality {named}; CR and DX are read")
+    if "Rows" not in dataset or "Columns" not in dataset:
+        raise FilmError("has no pixels")
+    check_size(int(dataset.Columns), int(dataset.Rows))
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise FilmError("has more than one frame")
+    if dataset.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
+        raise FilmError("is not MONOCHROME1 or MONOCHROME2")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise FilmError("has more than one sample a pixel")
+    allocated, bits = int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)
+    if allocated not in (8, 16) or not 8 <= bits <= allocated:
+        raise FilmError(f"stores {bits} of {allocated} bits a pixel; 8 to 16 are read")
+
+
+def _stored(dataset: Dataset) -> Integer[np.ndarray, "h w"]:
+    """The stored values, without what some scanners leave in the bits above them."""
+    _check_codestream(dataset)
+    stored = dataset.pixel_array
+    if stored.shape != (dataset.Rows, dataset.Columns):
+        raise FilmError("has pixels that do not fit its rows and columns")
+    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
+    if unused and stored.itemsize * 8 == dataset.BitsAllocated:
+        stored = (stored << unused) >> unused  # keeps the sign of a signed value
+    return stored
+
+
+def _check_codestream(dataset: Dataset) -> None:
+    """A compressed frame must be as large as the header says: decoders believe the frame."""
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed or "PixelData" not in dataset:
+        return
+    if dataset.file_meta.TransferSyntaxUID.is_deflated:
+        return
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    size = _codestream_size(frame)
+    if size is not None and size != (int(dataset.Columns), int(dataset.Rows)):
+        raise FilmError("has pixels that do not fit its rows and columns")
+
+
+def _codestream_size(frame: bytes) -> tuple[int, int] | None:
+    """Width and height in a JPEG or JPEG 2000 frame; None for RLE, which holds neither."""
+    siz = frame[:4096].find(b"\xff\x4f\xff\x51")  # start of codestream, image and tile size
+    if siz >= 0 and (siz == 0 or frame[4:8] == b"jP  "):
+        right, low, left, top = struct.unpack(">4I", frame[siz + 8 : siz + 24])
+        return right - left, low - top
+    if not frame.startswith(b"\xff\xd8"):
+        return None
+    at = 2
+    while at + 9 <= len(frame):
+        marker, length = struct.unpack(">HH", frame[at : at + 4])
+        if marker == 0xFFFF:  # a fill byte before a marker
+            at += 1
+        elif marker in SIZED:
+            high, wide = struct.unpack(">HH", frame[at + 5 : at + 9])
+            return wide, high
+        else:
+            at += 2 + length
+    raise FilmError("is damaged or cut short")
+
+
+def _looked_up(
+    values: Integer[np.ndarray, "h w"], item: Dataset
+) -> tuple[Integer[np.ndarray, "h w"], float]:
+    """The values through a modality or VOI table (PS3.3 C.11.1.1), and the table's white.
+
+    Values below the table take its first entry, values above it the last.
+    """
+    count, first, bits = (int(number) for number in item.LUTDescriptor)
+    count = count or 65536  # 65,536 does not fit the 16 bits that it is stored in
+    data = item.LUTData
+    if isinstance(data, bytes):
+        table = np.frombuffer(data, dtype=np.uint8 if len(data) <= count + 1 else "<u2")
+    else:
+        table = np.atleast_1d(np.asarray(data, dtype=np.int64))
+    if len(table) < count or not 8 <= bits <= 16:
+        raise FilmError("has a damaged lookup table")
+    index = np.clip(values.astype(np.int32) - first, 0, count - 1)
+    return table[index].astype(np.int32), 2.0**bits - 1
+
+
+def _padding(
+    dataset: Dataset, stored: Integer[np.ndarray, "h w"]
+) -> Bool[np.ndarray, "h w"] | None:
+    """Where the film was padded, which is background whatever its value (PS3.3 C.7.5.1.1.2)."""
+    if dataset.get("PixelPaddingValue") is None:
+        return None
+    one = int(dataset.PixelPaddingValue)
+    other = int(dataset.get("PixelPaddingRangeLimit") or one)
+    found: Bool[np.ndarray, "h w"] = (stored >= min(one, other)) & (stored <= max(one, other))
+    return found
+
+
+def _voi(dataset: Dataset) -> tuple[float, float, str] | None:
+    """Centre, width and function of the first window; None where there is no valid one."""
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    centre, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
+    known = function in ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+    valid = width >= 1 if function == "LINEAR" else width > 0
+    return (centre, width, function) if known and valid and np.isfinite(centre) else None
+
+
+def _number(dataset: Dataset, name: str, otherwise: float = float("nan")) -> float:
+    """The first value of a decimal string that may be absent, empty or manifold."""
+    value: Any = dataset.get(name)
+    if value is None or value == "":
+        return otherwise
+    try:
+        return float(value)
+    except TypeError:
+        return float(value[0])

@@ -1,0 +1,118 @@
+"""What a reader must know beside the numbers, in sentences."""
+
+from collections.abc import Iterable, Sequence
+
+from nofinding.evaluate.calibration import hashed
+from nofinding.evaluate.intervals import DRAWS, difference
+from nofinding.evaluate.pixels import PixelMetrics
+from nofinding.evaluate.report import Row, Verdict
+from nofinding.evaluate.table import Scored
+from nofinding.evaluate.trivial import METADATA
+
+__all__ = ["notes", "verdicts"]
+
+
+def verdicts(
+    rows: Sequence[Row], scored: Scored, *, draws: int = DRAWS, seed: int = 0
+) -> list[Verdict]:
+    """Gives, for each trivial row that has a score, whether the method (first row) beats it.
+
+    It does if the paired 95 % interval of the difference in AUROC lies above 0. A row whose own
+    interval lies below 0.5 is turned round first: what it looks at tells the films apart, and a
+    method must do better than that, whichever way it points.
+    """
+    method = rows[0]
+    said = []
+    for row in rows:
+        if row.role != "trivial" or row.score is None:
+            continue
+        turned = row.metrics["auroc"].high < 0.5
+        trivial = -row.score if turned else row.score
+        name = f"{row.name} (turned round)" if turned else row.name
+        gap = difference(
+            scored.score, trivial, scored.abnormal, scored.patient, draws=draws, seed=seed
+        )
+        beats = gap.low > 0  # False where there is no interval
+        verb = "beats" if beats else "is worse than" if gap.high < 0 else "does not beat"
+        sentence = (
+            f"{method.name} {verb} {name}: difference in AUROC {gap.value:+.3f} "
+            f"(95 % interval {gap.low:+.3f} to {gap.high:+.3f})."
+        ).replace("-0.", "−0.")
+        said.append(Verdict(name, gap, beats, sentence))
+    return said
+
+
+def notes(scored: Scored, rows: Sequence[Row], pixels: PixelMetrics | None) -> list[str]:
+    """Gives the remarks that hold for these films and these scores."""
+    return [*_on_films(scored), *_on_p_values(scored), *_on_rows(rows), *_on_pixels(scored, pixels)]
+
+
+def _on_films(scored: Scored) -> Iterable[str]:
+    if scored.unlabelled:
+        yield f"{scored.unlabelled} scored films have no label and were left out."
+    if scored.unscored:
+        yield f"{scored.unscored} labelled films of the same split have no score and are missing."
+    if scored.patients < len(scored.records):
+        yield (
+            f"The {len(scored.records)} films are of {scored.patients} patients. Bootstrap "
+            "intervals draw patients; exact (Clopper-Pearson) intervals and the DeLong test take "
+            "films as independent and are somewhat too narrow."
+        )
+
+
+def _on_p_values(scored: Scored) -> Iterable[str]:
+    if scored.p_value is None:
+        yield "The scores carry no p-value: no calibration films were stored with the model."
+        return
+    listed = scored.run.get("calibration_ids")
+    if not isinstance(listed, list):
+        yield (
+            "It is not stated which films calibrated the p-value; if they are among the evaluated "
+            "normal films, the calibration table is no evidence."
+        )
+        return
+    calibrated = {str(name) for name in listed}
+    normal = [r.image_id for r in scored.records if not r.findings]
+    shared = sum(hashed(image_id) in calibrated for image_id in normal)
+    if shared:
+        yield (
+            f"{shared} of the {len(normal)} evaluated normal films also calibrated the p-value. "
+            "Each was left out of its own calibration, so its p-value is right, but over such "
+            "films the false-positive rate equals the level by construction: it is no evidence."
+        )
+
+
+def _on_rows(rows: Sequence[Row]) -> Iterable[str]:
+    trivial = [row for row in rows if row.role == "trivial"]
+    if not trivial:
+        yield "The trivial rows were not run; without them an AUROC says little."
+    for row in trivial:
+        area = row.metrics.get("auroc")
+        if area is not None and area.high < 0.5 and row.name != METADATA:
+            yield (
+                f"{row.name} separates these films the wrong way round (AUROC {area.value:.3f}; "
+                f"turned round, {1 - area.value:.3f}): normal and abnormal films differ in "
+                "something plain, such as brightness or scanner, that any method may pick up."
+            )
+        if area is not None and area.low > 0.5 and row.name == METADATA:
+            yield (
+                f"The record alone tells abnormal from normal (AUROC {area.value:.3f}, learnt from "
+                "the labels of other evaluated patients): a method that reads the record may owe "
+                "part of its result to who is ill rather than to the film."
+            )
+
+
+def _on_pixels(scored: Scored, pixels: PixelMetrics | None) -> Iterable[str]:
+    if pixels is None:
+        return
+    if "map_threshold" not in scored.run:
+        yield (
+            "The Dice threshold is the 99th percentile of the maps of the evaluated normal films; "
+            "no abnormal film took part in choosing it."
+        )
+    without = scored.n_abnormal - pixels.lesion_films
+    if without:
+        yield (
+            f"{without} abnormal films have no map or no drawn finding and are not in the pixel "
+            "metrics."
+        )

@@ -1,0 +1,115 @@
+"""The same numbers for parts of the films: by finding, and by sex, age and view."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+
+from nofinding.data.ehr import FIELDS
+from nofinding.evaluate.calibration import Share, called
+from nofinding.evaluate.intervals import DRAWS, Estimate, measure, patient_index
+from nofinding.evaluate.table import Scored
+from nofinding.types import Record
+
+__all__ = ["LEAST", "Group", "by_finding", "by_patient_group"]
+
+LEAST = 10  # films of either kind, below which a group gets no number
+AGE_BANDS = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 65, "40-64"), (65, np.inf, "65+"))
+UNKNOWN = "not recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What the score does within one group; None where there are too few films to say."""
+
+    kind: str  # finding, sex, age, view
+    name: str
+    n_normal: int
+    n_abnormal: int
+    auroc: Estimate | None
+    ap: Estimate | None
+    false_positives: Share | None  # normal films called at p <= 0.05
+    found: Share | None  # abnormal films called at p <= 0.05
+
+    @property
+    def too_few(self) -> bool:
+        return self.auroc is None
+
+
+def by_finding(scored: Scored, *, draws: int = DRAWS, seed: int = 0) -> list[Group]:
+    """Gives a row per finding: the films that have it (maybe among others) vs all normal ones."""
+    findings = [record.findings or frozenset() for record in scored.records]
+    names = sorted(set().union(*findings))
+    return [
+        _group("finding", name, scored, ~scored.abnormal | _where(findings, name), draws, seed)
+        for name in names
+    ]
+
+
+def _where(findings: Sequence[frozenset[str]], name: str) -> Bool[np.ndarray, " n"]:
+    return np.array([name in film for film in findings], dtype=bool)
+
+
+def by_patient_group(scored: Scored, *, draws: int = DRAWS, seed: int = 0) -> list[Group]:
+    """Gives a row per sex, age band and view, each with its own normal and abnormal films.
+
+    Films of which it is not known are a group of their own. A characteristic that no film has
+    recorded gives no row.
+    """
+    kinds: dict[str, tuple[Callable[[Record], str], tuple[str, ...]]] = {
+        "sex": (sex, FIELDS["sex"].categories),
+        "age": (age_band, tuple(name for *_, name in AGE_BANDS)),
+        "view": (view, FIELDS["view"].categories),
+    }
+    groups: list[Group] = []
+    for kind, (of, names) in kinds.items():
+        group_of = np.array([of(record) for record in scored.records])
+        if (group_of == UNKNOWN).all():
+            continue
+        groups += [
+            _group(kind, name, scored, group_of == name, draws, seed)
+            for name in (*names, UNKNOWN)
+            if (group_of == name).any()
+        ]
+    return groups
+
+
+def sex(record: Record) -> str:
+    value = record.ehr.get("sex")
+    return UNKNOWN if value is None else FIELDS["sex"].categories[int(value)]
+
+
+def view(record: Record) -> str:
+    value = record.ehr.get("view")
+    return record.view or (UNKNOWN if value is None else FIELDS["view"].categories[int(value)])
+
+
+def age_band(record: Record) -> str:
+    """Gives the band of the age in years; 17.9 is 0-17."""
+    age = record.ehr.get("age")
+    if age is None:
+        return UNKNOWN
+    return next((name for low, high, name in AGE_BANDS if low <= age < high), UNKNOWN)
+
+
+def _group(
+    kind: str, name: str, scored: Scored, member: Bool[np.ndarray, " n"], draws: int, seed: int
+) -> Group:
+    abnormal = scored.abnormal[member]
+    n_normal, n_abnormal = int((~abnormal).sum()), int(abnormal.sum())
+    if min(n_normal, n_abnormal) < LEAST:
+        return Group(kind, name, n_normal, n_abnormal, None, None, None, None)
+    patient = patient_index([str(number) for number in scored.patient[member]])
+    estimates = measure(scored.score[member], abnormal, patient, draws=draws, seed=seed)
+    p = None if scored.p_value is None else scored.p_value[member]
+    return Group(
+        kind=kind,
+        name=name,
+        n_normal=n_normal,
+        n_abnormal=n_abnormal,
+        auroc=estimates["auroc"],
+        ap=estimates["ap"],
+        false_positives=None if p is None else called(p, ~abnormal, 0.05),
+        found=None if p is None else called(p, abnormal, 0.05),
+    )

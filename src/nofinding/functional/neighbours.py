@@ -1,0 +1,73 @@
+"""Distances to the nearest of many points, and a small set of points that covers them all."""
+
+from math import sqrt
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+__all__ = ["k_centre", "nearest"]
+
+# Looked at exactly beyond the k asked for: the fast distances only nearly rank the points.
+SPARE = 8
+
+
+def nearest(
+    query: Float[Tensor, "q d"], memory: Float[Tensor, "n d"], k: int = 1, *, chunk: int = 4096
+) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+    """Gives the Euclidean distances from each query to its k nearest points, nearest first, and
+    which points these are.
+
+    At most `chunk` x `chunk` distances are held at a time. The fast form |q|^2 - 2 q m + |m|^2
+    loses digits where points lie close, and rounds differently for other batch sizes: it only
+    picks candidates, whose distances are then taken directly. A row's result therefore does not
+    depend on the rows beside it. Raises ValueError unless 1 <= k <= n.
+    """
+    if not 1 <= k <= len(memory):
+        raise ValueError(f"k = {k} neighbours of {len(memory)} points")
+    centre = memory.mean(0)  # distances stay; the numbers that cancel get smaller
+    parts = [
+        _nearest(rows - centre, memory - centre, k, chunk) for rows in torch.split(query, chunk)
+    ]  # query without rows: one empty part
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _nearest(query: Tensor, memory: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+    best = query.new_empty(len(query), 0)
+    place = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
+    for start in range(0, len(memory), chunk):
+        part = memory[start : start + chunk]
+        # |q|^2 is left out: the same for all points of a row.
+        squares = part.square().sum(1) - 2 * query @ part.T
+        places = torch.arange(start, start + len(part), device=query.device).expand_as(squares)
+        best, place = torch.cat([best, squares], 1), torch.cat([place, places], 1)
+        best, chosen = best.topk(min(k + SPARE, best.shape[1]), dim=1, largest=False)
+        place = place.gather(1, chosen)
+    exact = (query[:, None] - memory[place]).square().sum(-1).sqrt()
+    distance, chosen = exact.topk(k, dim=1, largest=False)
+    return distance, place.gather(1, chosen)
+
+
+def k_centre(
+    points: Float[Tensor, "n d"], size: int, generator: Generator
+) -> tuple[Int64[Tensor, " m"], float]:
+    """Chooses points such that no other is far from its nearest chosen one.
+
+    Gives their indices in the order of choice, and the largest such distance. Greedy: begins
+    with a random point and adds the one farthest from those chosen (Gonzalez 1985; Sener and
+    Savarese 2018, algorithm 1; the coreset of PatchCore, Roth et al. 2022, eq. 5), which is at
+    most twice as far as the best choice. Raises ValueError unless 1 <= size <= n.
+    """
+    if not 1 <= size <= len(points):
+        raise ValueError(f"a coreset of {size} from {len(points)} points")
+    first = int(torch.randint(len(points), (), generator=generator))
+    chosen = [first]
+    # Squared distance to the nearest chosen point; -1 where chosen, so that nothing comes twice.
+    far = (points - points[first]).square().sum(1)
+    far[first] = -1
+    while len(chosen) < size:
+        farthest = int(far.argmax())
+        chosen.append(farthest)
+        far = torch.minimum(far, (points - points[farthest]).square().sum(1))
+        far[farthest] = -1
+    return torch.tensor(chosen, device=points.device), sqrt(max(0.0, float(far.max())))

@@ -1,0 +1,18 @@
+"""The methods by name, as on the command line. Adding one is one file and one line here."""
+
+from nofinding.methods.ae import AE
+from nofinding.methods.diff3m import Diff3M
+from nofinding.methods.frozen_knn import FrozenKNN
+from nofinding.methods.mean_grey import MeanGrey
+from nofinding.methods.protocol import Detector
+from nofinding.methods.thumbnail import Thumbnail
+
+__all__ = ["METHODS", "Detector"]
+
+METHODS: dict[str, type[Detector]] = {
+    "diff3m": Diff3M,
+    "mean-grey": MeanGrey,
+    "thumbnail": Thumbnail,
+    "ae": AE,
+    "frozen-knn": FrozenKNN,
+}

@@ -1,0 +1,151 @@
+"""The plain autoencoder: what does not fit through a few numbers is abnormal.
+
+The baseline of DDAD (Cai et al. 2022, arXiv:2206.04227) and of MedIAnomaly (Cai et al. 2025,
+arXiv:2404.04518), with their network and settings. One difference: the published optimiser is
+Adam with betas 0.5 and 0.999; our loop is AdamW with 0.9 and 0.999 (without weight decay, that
+is Adam).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nofinding.data.batch import Films
+from nofinding.data.ehr import EhrStats
+from nofinding.errors import UserError
+from nofinding.functional.residual import max_abs, mse, residual_map
+from nofinding.nets.autoencoder import Autoencoder
+from nofinding.training import Job, TrainConfig, train
+from nofinding.types import Batch, Scores, Supervision
+
+__all__ = ["AE", "AEConfig"]
+
+
+def _schedule(*, steps: int, batch_size: int = 64, lr: float = 5e-4) -> TrainConfig:
+    """As published: no warm-up, averaging or clipping to speak of, 32 bit.
+
+    No averaging also because batch normalisation's statistics are of the newest weights.
+    """
+    return TrainConfig(
+        steps=steps, batch_size=batch_size, lr=lr, warmup=0, ema=0.0, clip=1e6, precision="32"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AEConfig:
+    """The network and its training. The defaults take a minute or two on a CPU."""
+
+    image_size: int = 64
+    """Side of the film, in pixels: a multiple of 2^len(channels)."""
+    channels: tuple[int, ...] = (16, 32, 64, 64)
+    """Of each level of the encoder; the decoder mirrors them."""
+    hidden: int = 2048
+    """Width of the layer before and after the latent one."""
+    latent: int = 16
+    """Numbers that a film is squeezed into. MedIAnomaly finds 4 better on RSNA."""
+    epochs: int = 0
+    """Passes over the films; 0: as many steps as `train` says."""
+    train: TrainConfig = field(default_factory=lambda: _schedule(steps=1500))
+    """How it is trained; `epochs`, if given, replaces its steps. At least 2 films a batch."""
+
+
+class AE:
+    """Scores a film by its mean squared difference from the film after the squeeze."""
+
+    name: ClassVar[str] = "ae"
+    summary: ClassVar[str] = "Plain autoencoder, 64 x 64: mean squared residual"
+    paper: ClassVar[str] = "Cai et al., MICCAI 2022 (DDAD); MedIA 2025 (MedIAnomaly)"
+    Config: ClassVar[type] = AEConfig
+    PRESETS: ClassVar[Mapping[str, AEConfig]] = {
+        "tiny": AEConfig(
+            image_size=32,
+            channels=(8, 16),
+            hidden=64,
+            latent=8,
+            train=_schedule(steps=60, batch_size=8, lr=2e-3),
+        ),
+        "small": AEConfig(),
+        "paper": AEConfig(epochs=250),
+    }
+    supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
+
+    def __init__(self, config: AEConfig, stats: EhrStats) -> None:
+        if config.image_size < 1 or config.image_size % 2 ** len(config.channels):
+            raise UserError(
+                f"image_size: {config.image_size} is not allowed; give a multiple of "
+                f"{2 ** len(config.channels)}, for {len(config.channels)} channels"
+            )
+        if config.train.batch_size < 2:  # batch normalisation has no variance of one
+            raise UserError("train.batch_size: 1 is not allowed for ae; give 2 or more")
+        self.config, self.stats = config, stats
+        self.net: Autoencoder | None = None
+
+    @property
+    def uses_ehr(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def image_size(self) -> int:
+        """Side of the films it takes, in pixels."""
+        return self.config.image_size
+
+    @property
+    def network_calls(self) -> int:
+        """One: there and back."""
+        return 1
+
+    def new_net(self) -> Autoencoder:
+        """A network that has seen nothing."""
+        c = self.config
+        return Autoencoder(
+            image_size=c.image_size, channels=c.channels, hidden=c.hidden, latent=c.latent
+        )
+
+    def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
+        """The mean squared residual, greys in [-1, 1]. Draws nothing."""
+        return {"loss": (net(batch.image) - batch.image).square().mean()}
+
+    def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
+        """Trains a new network on normal films. Raises UserError where the training loop does."""
+        config = self.config.train
+        if self.config.epochs:
+            steps = self.config.epochs * -(-len(normal) // (config.batch_size * config.accumulate))
+            config = replace(config, steps=max(1, steps))
+        with torch.random.fork_rng(devices=[]):  # torch draws first weights from a global state
+            torch.manual_seed(seed)
+            self.net = self.new_net()
+        train(self.net, self.loss, normal, config, seed=seed, job=job or Job())
+        return self
+
+    @torch.no_grad()
+    def score(self, batch: Batch, *, seed: int = 0) -> Scores:
+        """Score and parts are in grey levels of [0, 1], as is the map |x - x'|."""
+        if self.net is None:
+            raise UserError("ae: not fitted yet; fit it, or load a model")
+        net = self.net.eval()
+        image = batch.image.to(net.head.weight.device)
+        found: Tensor = net(image)
+        x, normal = (image + 1) / 2, (found + 1) / 2
+        parts = {"mse": mse(x, normal).cpu(), "max_abs": max_abs(x, normal).cpu()}
+        return Scores(
+            score=parts["mse"],
+            map=residual_map(x, normal).cpu(),
+            normal=found.clamp(-1, 1).cpu(),
+            parts=parts,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained weights."""
+        return {} if self.net is None else dict(self.net.state_dict())
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes weights that `state` gave."""
+        self.net = None
+        if state:
+            self.net = self.new_net()
+            self.net.load_state_dict(dict(state))
+            self.net.eval()

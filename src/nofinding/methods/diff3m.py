@@ -1,0 +1,485 @@
+"""Diff3M: a diffusion model that repairs a film as if it were normal for this patient.
+
+Kim et al., "Harnessing EHRs for Diffusion-based Anomaly Detection on Chest X-rays", MICCAI
+2025. Three parts: noise prediction (NP), masked pixel generation behind two checkerboards
+(MPG), and image-EHR cross-attention (IECA). A film is encoded into noise and decoded again;
+what does not come back is abnormal. `variant` chooses between what the paper writes and what
+the authors' program computes; docs/diff3m.md lists every difference.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Generator, Tensor, nn
+
+from nofinding.data.batch import Films
+from nofinding.data.ehr import EhrStats
+from nofinding.functional import residual
+from nofinding.functional.masking import checkerboards, combine, fade
+from nofinding.functional.noise import gaussian, generators, integers, uniform
+from nofinding.functional.sampler import add_noise, ddim_step, predict_eps, predict_x0
+from nofinding.functional.schedule import cosine_abar, linear_abar, respace
+from nofinding.nets.ehr import CrossAttention, FeatureTokenizer, OneHotTokenizer, drop_records
+from nofinding.nets.unet import Decoder, Encoder, Head, Middle, TimeEmbedding, UNetShape
+from nofinding.training import Job, TrainConfig, train
+from nofinding.types import Batch, Scores, Supervision
+
+__all__ = ["Diff3M", "Diff3MConfig", "Diff3MNet", "detect_as_paper", "detect_as_program"]
+
+DEMOGRAPHICS = ("age", "sex", "view")
+Image = Float[Tensor, "b 1 h w"]
+Call = Callable[[Image, int], tuple[Image, Image]]
+"""The network at level k of the kept schedule: (x_k, k) -> (eps, regenerated x_k)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff3MConfig:
+    """Every choice of Diff3M. The ablations of the paper are values of these fields."""
+
+    variant: Literal["paper", "program"] = "paper"
+    """paper: Algorithm 1 and eq. 1 to 4. program: what the authors' released program computes."""
+    record: Literal["full", "demographics", "none"] = "full"
+    """What of the record conditions the networks: all fields; age, sex and view; or nothing."""
+    regenerate: bool = True
+    """The masked-pixel-generation branch. Without it (and without a record): a plain DDPM."""
+    image_size: int = 64
+    """Side of the film the network sees, in pixels."""
+    width: int = 16
+    """Channels at full resolution; the time embedding is four times as wide."""
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    """Channels of each level, in units of `width`; each level halves the sides."""
+    res_blocks: int = 1
+    """Residual blocks a level."""
+    attention_at: tuple[int, ...] = (8,)
+    """Sides of the maps, in pixels, that get self-attention."""
+    heads: int = 1
+    """Heads of the self-attention."""
+    head_channels: int = 0
+    """Channels a head; 0: `heads` heads at every level."""
+    scale_shift: bool = False
+    """Embed time and record as scale and shift after a norm instead of adding them."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How noise grows with t. The paper's is linear, beta 1e-4 to 0.02."""
+    diffusion_steps: int = 1000
+    """T, the number of noise levels in training."""
+    respacing: str = "ddim50"
+    """Levels kept for detection: "ddimN" for every (T/N)-th, or counts a section ("10,20")."""
+    noise_level: int = 20
+    """L, how far a film is encoded, counted in kept levels (20 of 50 is t = 400 of 1000)."""
+    score: Literal["mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"] = "mse"
+    """Which of the parts is the score. All are reported."""
+    balance: float = 0.5
+    """lambda: loss = (1 - lambda) * noise loss + lambda * regeneration loss."""
+    drop_record: float = 0.1
+    """Share of training films whose whole record is hidden."""
+    drop_entry: float = 0.1
+    """Share of the other training films' entries that are hidden."""
+    base_steps: int = 2000
+    """Stage 1: steps for the noise predictor and the cross-attention alone; 0 to skip it."""
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=2000, lr=3e-4))
+    """Stage 2, all branches (stage 1 shares everything but the number of steps)."""
+
+    @property
+    def shape(self) -> UNetShape:
+        """The U-Net that these fields describe."""
+        return UNetShape(
+            image_size=self.image_size,
+            width=self.width,
+            multipliers=tuple(self.multipliers),
+            res_blocks=self.res_blocks,
+            attention_at=tuple(self.attention_at),
+            heads=self.heads,
+            head_channels=self.head_channels,
+            scale_shift=self.scale_shift,
+        )
+
+
+class Diff3MNet(nn.Module):
+    """NP, MPG and IECA. One call: (x_t, t, what the record says) -> (eps, regenerated x_t)."""
+
+    def __init__(
+        self, config: Diff3MConfig, groups: Sequence[Sequence[int]], categories: Sequence[int]
+    ) -> None:
+        """`groups`: the columns of the record under one softmax each; none: unconditioned."""
+        super().__init__()
+        shape = config.shape
+        self.as_program = config.variant == "program"
+        self.diffusion_steps = config.diffusion_steps
+        self.time = TimeEmbedding(shape.width, shape.embedding)
+        self.encoder, self.middle = Encoder(shape), Middle(shape)
+        self.decoder, self.head = Decoder(shape), Head(shape)
+        if config.regenerate:
+            self.mask_encoders = nn.ModuleList([Encoder(shape), Encoder(shape)])
+            self.mask_middle, self.mask_decoder = Middle(shape), Decoder(shape)
+            self.mask_head = Head(shape)
+        if groups:
+            tokenizer = OneHotTokenizer if self.as_program else FeatureTokenizer
+            self.ieca = CrossAttention(shape, groups, categories, tokenizer)
+            self.norm = nn.LayerNorm(shape.embedding)
+        self.conditioned = bool(groups)
+        self.regenerates = config.regenerate
+
+    def attend(
+        self, x0: Image, values: Float[Tensor, "b f"], known: Bool[Tensor, "b f"]
+    ) -> tuple[Float[Tensor, "b d"] | None, Float[Tensor, "b f"]]:
+        """What the record says to this film (eq. 4), and the weight of each field.
+
+        Depends on the clean film alone, so it is worked out once a film and not once a step.
+        """
+        if not self.conditioned:
+            return None, values.new_zeros(values.shape)
+        context, weights = self.ieca(x0, values, known)
+        return context, weights
+
+    def embed(
+        self, t: Float[Tensor, " b"], context: Float[Tensor, "b d"] | None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """The embedding for the encoders, and the one for everything after them.
+
+        The paper conditions the whole of NP and MPG; the program's encoders see only time.
+        """
+        time = self.time(t)
+        if context is None:
+            return time, time
+        both = self.norm(time + context)
+        return (time if self.as_program else both), both
+
+    def masks(self, x: Image, t: Float[Tensor, " b"]) -> tuple[Image, Image]:
+        """The two checkerboards, faded for the noise level of each row (eq. 1)."""
+        first, second = checkerboards(*x.shape[-2:])
+        level = t / self.diffusion_steps
+        return fade(first.to(x.device), level), fade(second.to(x.device), level)
+
+    def predict_noise(self, x: Image, before: Tensor, after: Tensor) -> Image:
+        """NP: the noise in x_t."""
+        skips = self.encoder(x, before)
+        h = self.middle(skips[-1], after)
+        eps: Tensor = self.head(self.decoder(h, skips, after))
+        return eps
+
+    def regenerate(self, x: Image, t: Tensor, before: Tensor, after: Tensor) -> Image:
+        """MPG: x_t with every pixel made from the pixels that its mask left (eq. 2 and 3)."""
+        masks = self.masks(x, t)
+        seen = [
+            encoder(x * mask, before)
+            for encoder, mask in zip(self.mask_encoders, masks, strict=True)
+        ]
+        # Middle and decoder are shared, so both masks go through them as one batch.
+        skips = [torch.cat(pair) for pair in zip(*seen, strict=True)]
+        twice = after.repeat(2, 1)
+        h = self.mask_middle(skips[-1], twice)
+        first, second = self.mask_head(self.mask_decoder(h, skips, twice)).chunk(2)
+        return combine(first, second, *masks)
+
+    def forward(
+        self,
+        x: Image,
+        t: Float[Tensor, " b"],
+        context: Float[Tensor, "b d"] | None,
+        *,
+        regenerate: bool = True,
+    ) -> tuple[Image, Image]:
+        """The noise in x_t and the regenerated x_t (x_t itself without that branch)."""
+        before, after = self.embed(t, context)
+        eps = self.predict_noise(x, before, after)
+        if not (regenerate and self.regenerates):
+            return eps, x
+        return eps, self.regenerate(x, t, before, after)
+
+    @property
+    def masked_branch(self) -> list[nn.Module]:
+        """MPG's modules; none without it."""
+        if not self.regenerates:
+            return []
+        return [self.mask_encoders, self.mask_middle, self.mask_decoder, self.mask_head]
+
+    def start_base(self) -> None:
+        """Stage 1 leaves MPG alone."""
+        for module in self.masked_branch:
+            module.requires_grad_(False)
+
+    def start_fine_tuning(self) -> None:
+        """Stage 2: both mask encoders start as the trained encoder, and what stage 1 learnt of
+        the film, of time and of the image query is kept as it is."""
+        for module in self.masked_branch:
+            module.requires_grad_(True)
+        for encoder in self.mask_encoders:
+            encoder.load_state_dict(self.encoder.state_dict())
+        self.encoder.requires_grad_(False)
+        self.time.requires_grad_(False)
+        if self.conditioned:
+            self.ieca.query.requires_grad_(False)
+
+
+def detect_as_paper(
+    call: Call, encode: Call, x0: Image, abar: Float64[Tensor, " n"], noise_level: int
+) -> Image:
+    """The pseudo-healthy film by Algorithm 1: encode with NP alone, decode through MPG.
+
+    `abar` is that of the kept levels; x0 counts as level 0. 2 L network calls.
+    """
+    x = x0
+    for k in range(noise_level):  # lines 3 to 5
+        eps, _ = encode(x, k)
+        x = ddim_step(predict_x0(x, eps, abar[k]), eps, abar[k + 1])
+    for k in range(noise_level, 0, -1):  # lines 6 to 11
+        eps, regenerated = call(x, k)
+        x = ddim_step(predict_x0(regenerated, eps, abar[k]), eps, abar[k - 1])
+    return x
+
+
+def program_step(
+    call: Call, x: Image, k: int, abar: Float64[Tensor, " n"], abar_to: Tensor | float
+) -> tuple[Image, Image]:
+    """One step of the published program, up or down, and the clean film it went through.
+
+    The film is clamped to [-1, 1] although its greys are in [0, 1], and the noise is worked
+    out anew from the clamped film: eps itself never reaches the next x directly.
+    """
+    eps, regenerated = call(x, k)
+    x0 = predict_x0(regenerated, eps, abar[k]).clamp(-1, 1)
+    # The program rounds this one abar to single precision before it takes 1 - abar, which
+    # near abar = 1 moves the noise by 1e-4 of itself: follow it, or drift from its results.
+    rounded = torch.as_tensor(abar_to).float()
+    return ddim_step(x0, predict_eps(x, x0, abar[k]), rounded), x0
+
+
+def detect_as_program(
+    call: Call, x0: Image, noise: Image, abar: Float64[Tensor, " n"], noise_level: int
+) -> Image:
+    """The pseudo-healthy film as the published program finds it. 2 (L - 1) network calls."""
+    x = add_noise(x0, noise, abar[0])
+    for k in range(1, noise_level):
+        x, _ = program_step(call, x, k, abar, abar[k + 1] if k + 1 < len(abar) else 0.0)
+    for k in range(noise_level - 2, -1, -1):
+        x, _ = program_step(call, x, k, abar, abar[k - 1] if k else 1.0)
+    return x
+
+
+def scores_of(x: Image, normal: Image) -> dict[str, Float[Tensor, " b"]]:
+    """The five scores of a film against its pseudo-healthy version, greys in [0, 1]."""
+    flat, flat_normal = residual.min_max(x), residual.min_max(normal)
+    return {
+        "mse": residual.mse(x, normal),
+        "max_abs": residual.max_abs(x, normal),
+        "norm_mse": residual.mse(flat, flat_normal),
+        "norm_max_abs": residual.max_abs(flat, flat_normal),
+        "ssim": 1 - residual.ssim_map(x, normal).flatten(1).mean(1),
+    }
+
+
+def _sizes() -> dict[str, Diff3MConfig]:
+    tiny = Diff3MConfig(
+        image_size=32,
+        width=8,
+        multipliers=(1, 2),
+        respacing="ddim10",
+        noise_level=3,
+        base_steps=20,
+        train=TrainConfig(steps=20, batch_size=8, lr=1e-3, warmup=5, checkpoint_every=10),
+    )
+    paper = Diff3MConfig(
+        image_size=256,
+        width=128,
+        multipliers=(1, 1, 2, 2, 4, 4),
+        res_blocks=2,
+        attention_at=(16,),
+        respacing="ddim1000",
+        noise_level=400,
+        base_steps=60_000,
+        score="max_abs",
+        train=TrainConfig(steps=70_000, batch_size=3, lr=1e-4, checkpoint_every=1000),
+    )
+    small = Diff3MConfig()
+    demo = replace(
+        small, base_steps=250, train=TrainConfig(steps=150, lr=1e-3, warmup=30), noise_level=10
+    )
+    return {"tiny": tiny, "demo": demo, "small": small, "paper": paper}
+
+
+def _presets() -> dict[str, Diff3MConfig]:
+    presets = {}
+    for size, full in _sizes().items():
+        presets[size] = full
+        presets[f"{size}-program"] = replace(full, variant="program")
+        presets[f"{size}-demographics"] = replace(full, record="demographics")
+        presets[f"{size}-ddpm-pcm"] = replace(full, record="none")
+        presets[f"{size}-ddpm"] = replace(full, record="none", regenerate=False)
+    presets["paper-chexpert"] = replace(presets["paper"], noise_level=600, record="demographics")
+    return presets
+
+
+class Diff3M:
+    """Harnessing EHRs for diffusion-based anomaly detection on chest X-rays."""
+
+    name: ClassVar[str] = "diff3m"
+    summary: ClassVar[str] = "Diffusion with masked pixel generation, conditioned on the record"
+    paper: ClassVar[str] = "Kim et al., MICCAI 2025"
+    Config: ClassVar[type[Diff3MConfig]] = Diff3MConfig
+    PRESETS: ClassVar[Mapping[str, Diff3MConfig]] = _presets()
+    supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
+
+    def __init__(self, config: Diff3MConfig, stats: EhrStats) -> None:
+        self.config, self.stats = config, stats
+        names = [f.name for f in stats.fields]
+        demographics = [i for i, name in enumerate(names) if name in DEMOGRAPHICS]
+        others = [i for i in range(len(names)) if i not in demographics]
+        if config.record == "none":
+            groups = []
+        elif config.record == "demographics":
+            groups = [demographics]
+        elif config.variant == "program":
+            groups = [demographics, others]
+        else:
+            groups = [sorted(demographics + others)]
+        self.groups = [group for group in groups if group]
+        self.net = self._network()
+        steps = config.diffusion_steps
+        table = linear_abar(steps) if config.schedule == "linear" else cosine_abar(steps)
+        self.train_abar = table
+        self.timestep_map = respace(steps, config.respacing)
+        self.abar = table[self.timestep_map]
+        if not 2 <= config.noise_level < len(self.abar):
+            raise ValueError(
+                f"noise_level {config.noise_level} must lie in 2 to {len(self.abar) - 1}, "
+                f"the levels kept by respacing {config.respacing!r}"
+            )
+
+    def _network(self) -> Diff3MNet:
+        """A network with first weights from torch's global generator."""
+        categories = [len(f.categories) for f in self.stats.fields]
+        return Diff3MNet(self.config, self.groups, categories)
+
+    @property
+    def uses_ehr(self) -> bool:
+        """Whether the record changes the score."""
+        return bool(self.groups)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the films it takes, in pixels."""
+        return self.config.image_size
+
+    @property
+    def network_calls(self) -> int:
+        """Calls of the network a film."""
+        return 2 * (self.config.noise_level - (self.config.variant == "program"))
+
+    def greys(self, image: Image) -> Image:
+        """Films on the network's scale: the program's is [0, 1], ours [-1, 1]."""
+        return (image + 1) / 2 if self.config.variant == "program" else image
+
+    def values(self, ehr: Float[Tensor, "b f"]) -> Float[Tensor, "b f"]:
+        """The record on the network's scale: the program takes (age - 1) / 99, not a z-score."""
+        names = [f.name for f in self.stats.fields]
+        if self.config.variant == "paper" or "age" not in names:
+            return ehr
+        column = names.index("age")
+        years = ehr[:, column] * self.stats.std[column] + self.stats.mean[column]
+        out = ehr.clone()
+        out[:, column] = (years - 1) / 99
+        return out
+
+    def loss(
+        self, net: nn.Module, batch: Batch, rows: Sequence[Generator], *, regenerate: bool
+    ) -> dict[str, Tensor]:
+        """Noise loss and regeneration loss of each film at a random t (eq. 5), averaged."""
+        assert isinstance(net, Diff3MNet)
+        c, device = self.config, batch.image.device
+        x0 = self.greys(batch.image)
+        t = integers(0, c.diffusion_steps, rows)
+        noise = gaussian(x0.shape[1:], rows).to(device)
+        draws = uniform((batch.known.shape[1] + 1,), rows).to(device)
+        x = add_noise(x0, noise, self.train_abar[t].to(device))
+        known = drop_records(batch.known, draws, c.drop_record, c.drop_entry)
+        context, _ = net.attend(x0, self.values(batch.ehr), known)
+        eps, regenerated = net(x, t.float().to(device), context, regenerate=regenerate)
+        noise_loss = (noise - eps).square().mean()
+        if not regenerate:
+            return {"loss": noise_loss, "noise": noise_loss}
+        pixel_loss = (x - regenerated).square().mean()
+        total = (1 - c.balance) * noise_loss + c.balance * pixel_loss
+        return {"loss": total, "noise": noise_loss, "regeneration": pixel_loss}
+
+    def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
+        """Learns from normal films in two stages: NP and IECA, then all with MPG.
+
+        Without MPG there is nothing to fine-tune, and both stages' steps go into NP.
+        """
+        job = job or Job()
+        c = self.config
+
+        def base(net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
+            return self.loss(net, batch, rows, regenerate=False)
+
+        def whole(net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
+            return self.loss(net, batch, rows, regenerate=True)
+
+        base_steps = c.base_steps if c.regenerate else c.base_steps + c.train.steps
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = self._network()
+        if base_steps:
+            self.net.start_base()
+            stage = replace(c.train, steps=base_steps)
+            train(self.net, base, normal, stage, seed=seed, job=job.part("base"))
+        if c.regenerate:
+            if base_steps:
+                self.net.start_fine_tuning()
+            train(self.net, whole, normal, c.train, seed=seed + 1, job=job.part("fine"))
+        return self
+
+    @torch.no_grad()
+    def reconstruct(
+        self, image: Image, context: Tensor | None, rows: Sequence[Generator]
+    ) -> Image:
+        """The pseudo-healthy film, on the network's scale."""
+        x0 = self.greys(image)
+        steps = self.timestep_map.to(x0.device, torch.float32)
+
+        def call(x: Image, k: int) -> tuple[Image, Image]:
+            eps, regenerated = self.net(x, steps[k].expand(len(x)), context)
+            return eps, regenerated
+
+        def encode(x: Image, k: int) -> tuple[Image, Image]:
+            eps, same = self.net(x, steps[k].expand(len(x)), context, regenerate=False)
+            return eps, same
+
+        if self.config.variant == "paper":
+            return detect_as_paper(call, encode, x0, self.abar, self.config.noise_level)
+        noise = gaussian(x0.shape[1:], rows).to(x0.device)
+        return detect_as_program(call, x0, noise, self.abar, self.config.noise_level)
+
+    @torch.no_grad()
+    def score(self, batch: Batch, *, seed: int = 0) -> Scores:
+        """Scores, map, pseudo-healthy film and the attention on each field, in one pass."""
+        self.net.eval()
+        device = next(self.net.parameters()).device
+        image = batch.image.to(device)
+        context, weights = self.net.attend(
+            self.greys(image), self.values(batch.ehr.to(device)), batch.known.to(device)
+        )
+        found = self.reconstruct(image, context, generators(seed, batch.ids))
+        normal = found if self.config.variant == "program" else (found + 1) / 2
+        x = (image + 1) / 2
+        parts = scores_of(x, normal)
+        if self.uses_ehr:
+            for i, f in enumerate(self.stats.fields):
+                parts[f"attention.{f.name}"] = weights[:, i]
+        return Scores(
+            score=parts[self.config.score].cpu(),
+            map=residual.residual_map(x, normal).cpu(),
+            normal=(normal.clamp(0, 1) * 2 - 1).cpu(),
+            parts={name: part.cpu() for name, part in parts.items()},
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained weights."""
+        return dict(self.net.state_dict())
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes weights that `state` gave."""
+        self.net.load_state_dict(dict(state))

@@ -1,0 +1,75 @@
+"""What every method is to the rest of the program; tests/methods/test_contract.py checks it."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from torch import Tensor
+
+from nofinding.data.batch import Films
+from nofinding.data.ehr import EhrStats
+from nofinding.training import Job
+from nofinding.types import Batch, Scores, Supervision
+
+__all__ = ["Detector"]
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Learns from normal films and says how far another is from them.
+
+    Same seed, same films: same scores, whatever was drawn before. A film's score depends on no
+    other film of its batch. Missing entries of the record are masked, never guessed.
+    """
+
+    name: ClassVar[str]
+    """As on the command line, in METHODS and in every table."""
+    summary: ClassVar[str]
+    """One line, for `nofinding methods`."""
+    paper: ClassVar[str]
+    """Whom to cite."""
+    Config: ClassVar[type]
+    """A frozen dataclass; every field has a default and a docstring."""
+    PRESETS: ClassVar[Mapping[str, Any]]
+    """Configs by name. "tiny" (tests) and "small" (the default Config) are always there; "paper"
+    has the published settings."""
+    supervision: ClassVar[Supervision]
+    """What it is told about disease. Printed beside every number."""
+
+    config: Any
+    """Its settings, of type Config."""
+    stats: EhrStats
+    """The columns of the record and their scale."""
+
+    def __init__(self, config: Any, stats: EhrStats) -> None:
+        """`config` is of type Config. `stats` says which columns the record has, and how they
+        were scaled. Raises UserError or ValueError for settings that do not go together."""
+
+    @property
+    def uses_ehr(self) -> bool:
+        """Whether the record changes the score."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the films that it takes, in pixels: Films must be built at this size."""
+
+    @property
+    def network_calls(self) -> int:
+        """Calls of a network a film when scoring; 0 for a method without one."""
+
+    def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
+        """Learns from normal films; gives itself. Writes into `job.folder` alone, if anywhere.
+
+        Raises UserError where there are too few films, or the job cannot be resumed.
+        """
+
+    def score(self, batch: Batch, *, seed: int = 0) -> Scores:
+        """Higher is more anomalous. Noise, if any, follows from (seed, image id) alone.
+
+        Results lie on the CPU. Raises UserError where nothing was fitted or loaded before.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `fit` learnt, by name: what a checkpoint holds beside the config."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what `state` gave, from a detector of the same config and record."""

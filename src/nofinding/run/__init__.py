@@ -1,0 +1,20 @@
+"""The use cases: the only place where sources, methods and evaluation meet."""
+
+from nofinding.run.demo import DemoOptions, demo
+from nofinding.run.evaluating import EvaluateOptions, evaluate
+from nofinding.run.fitting import FitOptions, fit
+from nofinding.run.importing import ImportOptions, import_official
+from nofinding.run.scoring import ScoreOptions, score
+
+__all__ = [
+    "DemoOptions",
+    "EvaluateOptions",
+    "FitOptions",
+    "ImportOptions",
+    "ScoreOptions",
+    "demo",
+    "evaluate",
+    "fit",
+    "import_official",
+    "score",
+]

@@ -1,0 +1,77 @@
+"""SOURCE:PATH, as written on the command line, to records."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nofinding.data.cache import FilmCache
+from nofinding.data.decode import FilmFile
+from nofinding.data.ehr import FIELDS, EhrField, read_fields
+from nofinding.data.split import check_splits
+from nofinding.errors import UserError
+from nofinding.sources import SOURCES
+from nofinding.types import Record
+
+__all__ = ["Cohort", "cache_at", "known_fields", "source_of"]
+
+
+def source_of(spec: str) -> tuple[str, str]:
+    """("table", "films.csv") of "table:films.csv". Raises UserError for an unknown source."""
+    name, colon, root = spec.partition(":")
+    if not colon or name not in SOURCES:
+        raise UserError(
+            f"--films {spec!r}: write SOURCE:PATH, where SOURCE is one of {', '.join(SOURCES)}"
+        )
+    return name, root
+
+
+def known_fields(file: Path | None) -> dict[str, EhrField]:
+    """The built-in record fields, and those of the user's file if there is one."""
+    return dict(FIELDS) if file is None else read_fields(file)
+
+
+def cache_at(folder: Path | None) -> FilmCache:
+    """The cache of decoded films: `folder`, NOFINDING_CACHE, or ~/.cache/nofinding."""
+    default = os.environ.get("NOFINDING_CACHE") or Path.home() / ".cache" / "nofinding"
+    return FilmCache(folder or Path(default))
+
+
+class Cohort:
+    """The records of one or more sources, checked: ids are unique, no patient in two splits."""
+
+    def __init__(self, specs: Sequence[str], fields: Mapping[str, EhrField]) -> None:
+        """Reads every row and looks for every film; decodes none. Raises UserError."""
+        if not specs:
+            raise UserError("--films is missing: write SOURCE:PATH, for example table:films.csv")
+        self.specs = tuple(specs)
+        parts = [source_of(spec) for spec in specs]
+        self.records: list[Record] = []
+        offered: set[str] = set()
+        for name, root in parts:
+            self.records += SOURCES[name].read(root, fields)
+            offered |= set(SOURCES[name].offers(root, fields))
+        self.offers = tuple(name for name in fields if name in offered)
+        self.phantom = any(name == "phantom" for name, _ in parts)
+        check_splits(self.records)
+        for record in self.records:
+            if isinstance(record.pixels, FilmFile):
+                record.pixels.check()
+
+    @property
+    def name(self) -> str:
+        """What the report calls it: the sources, without the folders that hold them."""
+        shown = []
+        for spec in self.specs:
+            name, root = source_of(spec)
+            path = Path(root)
+            is_file = name != "phantom" and path.name
+            shown.append(f"{name}:{Path(path.parent.name) / path.name if is_file else root}")
+        return ", ".join(shown)
+
+    def fingerprint(self) -> str:
+        """One hash over who is in which part and what was known of them."""
+        lines = sorted(
+            f"{r.image_id}|{r.patient_id}|{r.split}|{sorted(r.ehr.items())}" for r in self.records
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,206 @@
+"""fit: films and records in, a calibrated model out."""
+
+import platform
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from nofinding.data.batch import Films
+from nofinding.data.ehr import EhrField, EhrStats
+from nofinding.data.image import Aspect
+from nofinding.data.split import hold_out, normals
+from nofinding.errors import UserError
+from nofinding.evaluate.calibration import hashed
+from nofinding.evaluate.pixels import normal_threshold
+from nofinding.methods import METHODS
+from nofinding.methods.protocol import Detector
+from nofinding.run.cohort import Cohort, cache_at, known_fields
+from nofinding.run.model import Model, load_model, save_model
+from nofinding.run.progress import say, tracked
+from nofinding.training import Job
+from nofinding.types import Record
+
+__all__ = ["FitOptions", "fit", "use_threads"]
+
+BATCH = 16  # films scored at once
+HELD_OUT = 0.15  # of the training patients, where calibration films are taken from training
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Learns from the normal films of the train split and writes a calibrated model."""
+
+    films: list[str]
+    """Films and records, SOURCE:PATH (see `nofinding sources`); several may be given."""
+    out: Path
+    """Folder for the model; it must not hold one yet."""
+    preset: str = "small"
+    """Named set of the method's options; single ones are changed by --method.OPTION."""
+    seed: int = 0
+    """Of the first weights, the order of films and all noise."""
+    resume: bool = False
+    """Go on where an interrupted run in the same folder stopped."""
+    fields: list[str] | None = None
+    """Record fields to use; default: every field recorded for some training film."""
+    fields_file: Path | None = None
+    """YAML file with further record fields (docs/adding.md)."""
+    aspect: Aspect = "pad"
+    """pad keeps the film's proportions; squash is what the paper does."""
+    calibrate: Literal["auto", "val", "train", "none"] = "auto"
+    """Normal films for the p-value: the val split, or 15 % of the training patients held out."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    devices: int = 1
+    """Processes, one a device; more than 1 needs torchrun."""
+    threads: int = 0
+    """CPU threads; 0: all."""
+    cache: Path | None = None
+    """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
+
+
+def use_threads(threads: int) -> None:
+    """Sets the number of CPU threads; 0 leaves all of them."""
+    if threads < 0:
+        raise UserError(f"--threads {threads}: give 1 or more, or 0 for all")
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def fit(method: str, config: Any, options: FitOptions) -> Model:
+    """Fits a method and writes the model folder.
+
+    Raises UserError for anything wrong with the films, the record or the folder, before
+    training starts.
+    """
+    use_threads(options.threads)
+    if (options.out / "model.json").exists():
+        if options.resume:
+            say(f"{options.out} is finished already")
+            return load_model(options.out)
+        raise UserError(f"--out {options.out}: holds a model already; choose another folder")
+    fields = known_fields(options.fields_file)
+    cohort = Cohort(options.films, fields)
+    train, calibration, origin = _parts(cohort, options)
+    stats = EhrStats.of(train, _chosen(cohort, train, fields, options.fields))
+    detector = METHODS[method](config, stats)
+    cache = cache_at(options.cache)
+    size = detector.image_size
+    training = Films(train, stats, size, options.aspect, cache)
+    calibrating = Films(calibration, stats, size, options.aspect, cache)
+    hashes = _apart(training, calibrating)
+    used = ", ".join(f.name for f in stats.fields) if detector.uses_ehr else "none"
+    say(f"{len(train)} normal films to learn from, {len(calibration)} to calibrate; record: {used}")
+    job = Job(
+        folder=options.out / "training",
+        resume=options.resume,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        about={"method": method, "config": asdict(config)},
+    )
+    start = time.perf_counter()
+    detector.fit(training, seed=options.seed, job=job)
+    minutes = (time.perf_counter() - start) / 60
+    scores, threshold = _calibrated(detector, calibrating, options.seed)
+    meta = {
+        "preset": options.preset,
+        "seed": options.seed,
+        "source": cohort.name,
+        "image_size": size,
+        "aspect": options.aspect,
+        "data_fingerprint": cohort.fingerprint(),
+        "counts": {"train normals": len(train), "calibration normals": len(calibration)},
+        "training_pixels": hashes,
+        "calibration": {
+            "from": origin,
+            "scores": scores.tolist(),
+            "ids": [hashed(image_id) for image_id in calibrating.ids],
+        },
+        "map_threshold": threshold,
+        "fit_minutes": minutes,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    save_model(options.out, detector, meta)
+    say(f"{options.out}: {method} fitted in {minutes:.1f} minutes")
+    return load_model(options.out)
+
+
+def _parts(cohort: Cohort, options: FitOptions) -> tuple[list[Record], list[Record], str]:
+    """Normal films to learn from and to calibrate on, and where the latter come from."""
+    records = cohort.records
+    if all(r.findings is None for r in records):
+        raise UserError(
+            f"{cohort.name}: no film is labelled, and only films known to be normal may be learnt "
+            "from; add a column findings, empty for a normal film"
+        )
+    train = normals(records, "train")
+    if not train:
+        here = ", ".join(sorted({r.split or "none" for r in records}))
+        raise UserError(
+            f"{cohort.name}: no normal film (empty findings) in split train; splits: {here}"
+        )
+    choice = options.calibrate
+    val = normals(records, "val")
+    if choice == "val" and not val:
+        raise UserError(f"{cohort.name}: --calibrate val, but split val has no normal film")
+    if choice == "none":
+        return train, [], "none"
+    if choice == "val" or (choice == "auto" and val):
+        return train, val, "val split"
+    rest, held = hold_out(train, HELD_OUT, options.seed)
+    return rest, held, "train split, patients held out"
+
+
+def _chosen(
+    cohort: Cohort, train: list[Record], fields: dict[str, EhrField], names: list[str] | None
+) -> list[EhrField]:
+    """The record fields to learn: those named, or all that some training film has."""
+    recorded = {name for record in train for name in record.ehr}
+    if names is None:
+        return [field for name, field in fields.items() if name in recorded]
+    for name in names:
+        if name not in fields:
+            raise UserError(f"--fields {name}: not one of {', '.join(fields)}")
+        if name not in cohort.offers:
+            offered = ", ".join(cohort.offers) or "none"
+            raise UserError(f"--fields {name}: {cohort.name} does not offer it; it offers {offered}")
+        if name not in recorded:
+            raise UserError(f"--fields {name}: recorded for none of the {len(train)} training films")
+    return [fields[name] for name in fields if name in names]
+
+
+def _apart(training: Films, calibrating: Films) -> list[str]:
+    """Pixel hashes of the training films. Raises UserError where a calibration film has one."""
+    say(f"reading {len(training) + len(calibrating)} films")
+    hashes = [training.pixel_hash(i) for i in tracked(range(len(training)), "reading films")]
+    seen = set(hashes)
+    twice = [
+        image_id for i, image_id in enumerate(calibrating.ids) if calibrating.pixel_hash(i) in seen
+    ]
+    if twice:
+        raise UserError(
+            f"{len(twice)} of {len(calibrating)} calibration films have the pixels of a training "
+            f"film, for example image_id {twice[0]!r}; a film must be in one part"
+        )
+    return sorted(seen)
+
+
+def _calibrated(
+    detector: Detector, films: Films, seed: int
+) -> tuple[Float[np.ndarray, " n"], float | None]:
+    """Scores of the calibration films, and the map value that 99 % of their pixels stay below."""
+    found, maps = [np.empty(0)], []
+    for start in tracked(range(0, len(films), BATCH), "calibrating"):
+        batch = films.batch(range(start, min(start + BATCH, len(films))))
+        scores = detector.score(batch, seed=seed)
+        found.append(scores.score.double().numpy())
+        maps += [] if scores.map is None else [*scores.map[:, 0].numpy()]
+    threshold = normal_threshold([partial(np.asarray, m) for m in maps]) if maps else None
+    return np.concatenate(found), threshold

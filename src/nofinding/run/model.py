@@ -1,0 +1,136 @@
+"""A fitted method as a folder: weights, what they were made of, and a card to read."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nofinding import checkpoint
+from nofinding.data.ehr import EhrStats
+from nofinding.errors import UserError
+from nofinding.methods import METHODS
+from nofinding.methods.protocol import Detector
+
+__all__ = ["Model", "config_from", "load_model", "save_model"]
+
+STEM = "model"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A detector that can score, and everything that was written down with it."""
+
+    detector: Detector
+    meta: Mapping[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights; names the model in every output."""
+        return str(self.meta["sha256"])
+
+    @property
+    def calibration(self) -> tuple[np.ndarray, list[str]]:
+        """Scores of the calibration normals, and their hashed ids, in one order."""
+        stored = self.meta["calibration"]
+        return np.array(stored["scores"], dtype=np.float64), list(stored["ids"])
+
+
+def config_from(cls: type, data: Mapping[str, Any]) -> Any:
+    """A config dataclass from what its `asdict` became in JSON. Raises UserError for a misfit."""
+    values = {}
+    defaults = cls()
+    for field in fields(cls):
+        if field.name not in data:
+            raise UserError(f"the model's configuration lacks {field.name!r}")
+        value, default = data[field.name], getattr(defaults, field.name)
+        if is_dataclass(default) and isinstance(value, Mapping):
+            value = config_from(type(default), value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[field.name] = value
+    unknown = set(data) - set(values)
+    if unknown:
+        raise UserError(f"the model's configuration has unknown {sorted(unknown)[0]!r}")
+    return cls(**values)
+
+
+def save_model(folder: Path, detector: Detector, meta: Mapping[str, Any]) -> None:
+    """Writes model.safetensors, model.json and the card README.md into the folder."""
+    told = {
+        "format": FORMAT,
+        "method": detector.name,
+        "summary": detector.summary,
+        "paper": detector.paper,
+        "supervision": str(detector.supervision),
+        "config": asdict(detector.config),  # type: ignore[call-overload]
+        "record": detector.stats.to_json(),
+        "uses_ehr": detector.uses_ehr,
+        "code_version": checkpoint.code_version(),
+        "torch_version": torch.__version__,
+        **meta,
+    }
+    checkpoint.write_atomic(folder / "README.md", card(told).encode())
+    checkpoint.save(folder / STEM, detector.state(), told)
+
+
+def load_model(folder: Path) -> Model:
+    """The model in a folder. Raises UserError where it is absent, damaged or of another kind."""
+    if not (folder / f"{STEM}.json").is_file():
+        hint = " (its training is unfinished: use fit --resume)" if folder.is_dir() else ""
+        raise UserError(f"--model {folder}: holds no {STEM}.json{hint}")
+    tensors, meta = checkpoint.load(folder / STEM)
+    if meta.get("format") != FORMAT:
+        raise UserError(f"--model {folder}: format {meta.get('format')!r}, this program reads 1")
+    if meta.get("method") not in METHODS:
+        raise UserError(
+            f"--model {folder}: method {meta.get('method')!r} is not one of {', '.join(METHODS)}"
+        )
+    cls = METHODS[meta["method"]]
+    try:
+        stats = EhrStats.from_json(meta["record"])
+        detector = cls(config_from(cls.Config, meta["config"]), stats)
+        detector.load_state(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--model {folder}: weights and configuration do not fit each other"
+        ) from error
+    return Model(detector, meta)
+
+
+def card(meta: Mapping[str, Any]) -> str:
+    """The model card: what it was trained on, for what, and what it must not be used for."""
+    counts, calibration = meta.get("counts", {}), meta.get("calibration", {})
+    rows = "\n".join(
+        f"| {f['name']} | {f['unit'] or '/'.join(f['categories'])} | {n} | {m:.4g} | {s:.4g} |"
+        for f, m, s, n in zip(
+            meta["record"]["fields"],
+            meta["record"]["mean"],
+            meta["record"]["std"],
+            meta["record"]["known"],
+            strict=True,
+        )
+    )
+    made = ", ".join(f"{n} {what}" for what, n in counts.items()) or "not stated"
+    return f"""# Model card: {meta["method"]}
+
+**Research use only. Not a medical device.** A high score says that a film is unlike the
+normal films this model was fitted on; it is not a diagnosis, and a low score excludes nothing.
+
+- Method: {meta["summary"]} ({meta["paper"]}); supervision: {meta["supervision"]}
+- Films: {meta.get("source", "not stated")}; {made}
+- Film: {meta.get("image_size")} pixels, aspect {meta.get("aspect")}
+- Calibration: {len(calibration.get("scores", []))} normal films ({calibration.get("from")})
+- Seed {meta.get("seed")}, version {meta["code_version"]}, torch {meta["torch_version"]}
+- Trained in {meta.get("fit_minutes", 0):.1f} minutes on {meta.get("machine", "unknown")}
+
+Intended for: research on anomaly detection with films like those it was fitted on. Misuse:
+films of another body part, projection or age group; any clinical decision.
+
+| record field | unit or categories | known in | mean | spread |
+|---|---|---|---|---|
+{rows}
+"""

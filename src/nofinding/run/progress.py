@@ -1,0 +1,28 @@
+"""What a use case tells while it works: on stderr, and live only on a terminal."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["say", "tracked"]
+
+T = TypeVar("T")
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+
+
+def tracked(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items, with a bar and the time left while they last; no bar where nobody looks."""
+    console = Console(stderr=True)
+    if not console.is_terminal or not len(items):
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        yield from bar.track(items, description=what)
+

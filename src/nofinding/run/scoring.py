@@ -1,0 +1,304 @@
+"""score: a model and films in; scores.csv, maps, pseudo-healthy films and run.json out."""
+
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from nofinding import checkpoint
+from nofinding.data.batch import Films
+from nofinding.errors import UserError
+from nofinding.evaluate.calibration import hashed, p_values
+from nofinding.methods.protocol import Detector
+from nofinding.run.cohort import Cohort, cache_at, known_fields
+from nofinding.run.fitting import use_threads
+from nofinding.run.model import Model, load_model
+from nofinding.run.progress import say, tracked
+from nofinding.sources.files import file_records
+from nofinding.types import Record, Scores, Split
+
+__all__ = ["ScoreOptions", "score"]
+
+UNFIT = frozenset('/\\\0"')  # characters that an image_id may not have: it names files
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """Scores films: how far each is from normal for its patient, where, and how sure that is."""
+
+    model: Path
+    """Folder of a fitted model."""
+    out: Path
+    """Folder for scores.csv, maps, pseudo-healthy films and run.json."""
+    films: list[str] = field(default_factory=list)
+    """Films and records, SOURCE:PATH; or name single FILEs instead."""
+    ehr: list[str] = field(default_factory=list)
+    """For single FILEs, what is known of the patient: age=63 sex=M view=PA "weight=180 lb"."""
+    split: Literal["train", "val", "test"] | None = None
+    """Only this part of the source."""
+    seed: int = 0
+    """Of the noise, drawn for each film by itself."""
+    batch_size: int = 16
+    """Films at once; changes speed, never a score."""
+    maps: bool = True
+    """Write maps and pseudo-healthy films."""
+    missing_fields: Literal["refuse", "mask"] = "refuse"
+    """If the source has no column for a field the model was fitted with."""
+    overwrite: bool = False
+    """Replace the scores in the folder, if there are some."""
+    fields_file: Path | None = None
+    """YAML file with further record fields, as in fit."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    threads: int = 0
+    """CPU threads; 0: all."""
+    cache: Path | None = None
+    """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
+
+
+def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
+    """Scores films and writes the folder; gives the rows of scores.csv.
+
+    Everything is written beside the folder and moved into it once all films are scored, so
+    that nothing half-written is left. Raises UserError before that for any fault in the input.
+    """
+    use_threads(options.threads)
+    _require_free(options)
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size {options.batch_size}: give 1 or more")
+    model = load_model(options.model)
+    records, source = _records(files, options, model)
+    films = Films(
+        records,
+        model.detector.stats,
+        model.detector.image_size,
+        model.meta["aspect"],
+        cache_at(options.cache),
+    )
+    flags = _flags(records, films, model)
+    to_device(model.detector, options.accelerator)
+    partial = options.out.with_name(f".{options.out.name}.{os.getpid()}.partial")
+    try:
+        rows, seconds = _score_all(model, films, options, partial)
+        for row in rows:
+            row["flags"] = "; ".join(flags[row["image_id"]])
+        run = _run(model, films, options, source, seconds)
+        checkpoint.write_atomic(partial / "scores.csv", _csv(rows))
+        checkpoint.write_atomic(partial / "run.json", json.dumps(run, indent=1).encode())
+        _move(partial, options.out)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    say(f"{options.out / 'scores.csv'}: {len(rows)} films, {seconds:.2f} s a film")
+    return rows
+
+
+def to_device(detector: Detector, accelerator: str) -> None:
+    """Puts the detector's network, if it has one, where the option says."""
+    net = getattr(detector, "net", None)
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("--accelerator cuda: there is no usable GPU; give cpu or auto")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--accelerator mps: there is none here; give cpu or auto")
+    if isinstance(net, torch.nn.Module):
+        net.to(accelerator)
+
+
+def _require_free(options: ScoreOptions) -> None:
+    if options.out.is_file():
+        raise UserError(f"--out {options.out}: is a file; give a folder")
+    if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
+        raise UserError(f"--out {options.out}: is not empty; choose another or give --overwrite true")
+
+
+def _records(
+    files: Sequence[str], options: ScoreOptions, model: Model
+) -> tuple[list[Record], str]:
+    fields = known_fields(options.fields_file)
+    for own in model.detector.stats.fields:
+        fields.setdefault(own.name, own)
+    if bool(files) == bool(options.films):
+        raise UserError("name either films with --films SOURCE:PATH or single FILEs")
+    if files:
+        if options.split is not None:
+            raise UserError("--split goes with --films; single FILEs have none")
+        return file_records(files, options.ehr, fields), "files"
+    if options.ehr:
+        raise UserError("--ehr goes with single FILEs; a source has records of its own")
+    cohort = Cohort(options.films, fields)
+    absent = [f.name for f in model.detector.stats.fields if f.name not in cohort.offers]
+    if absent and model.detector.uses_ehr and options.missing_fields == "refuse":
+        raise UserError(
+            f"{cohort.name}: has no column {', '.join(absent)}, with which the model was fitted; "
+            "add it (cells may be empty) or give --missing_fields mask"
+        )
+    records = [r for r in cohort.records if options.split in (None, r.split)]
+    if not records:
+        splits = sorted({r.split or "none" for r in cohort.records})
+        raise UserError(
+            f"{cohort.name}: no film in split {options.split}; splits: {', '.join(splits)}"
+        )
+    for record in records:
+        if UNFIT & set(record.image_id) or record.image_id in ("", ".", ".."):
+            raise UserError(
+                f"image_id {record.image_id!r} cannot name a file; allowed is anything "
+                'without / \\ " and NUL'
+            )
+    return sorted(records, key=lambda r: r.image_id), cohort.name
+
+
+def _flags(records: Sequence[Record], films: Films, model: Model) -> dict[str, tuple[str, ...]]:
+    """What a reader of the row must know. Decodes every film, so that a bad one stops us here."""
+    trained = set(model.meta.get("training_pixels", ()))
+    calibrated = set(model.calibration[1])
+    flags = {}
+    for index, record in tracked(list(enumerate(records)), "reading films"):
+        own = list(record.flags)
+        if films.pixel_hash(index) in trained:
+            own.append("film: the model was trained on it")
+        if hashed(record.image_id) in calibrated:
+            own.append("film: it calibrates the p-value, and is left out of its own")
+        flags[record.image_id] = tuple(own)
+    return flags
+
+
+def _score_all(
+    model: Model, films: Films, options: ScoreOptions, folder: Path
+) -> tuple[list[dict[str, str]], float]:
+    rows: list[dict[str, str]] = []
+    stored, ids = model.calibration
+    spent = 0.0
+    for start in tracked(range(0, len(films), options.batch_size), "scoring"):
+        batch = films.batch(range(start, min(start + options.batch_size, len(films))))
+        begin = time.perf_counter()
+        scores = model.detector.score(batch, seed=options.seed)
+        spent += time.perf_counter() - begin
+        p = p_values(
+            scores.score.double().numpy(),
+            stored,
+            ids=[hashed(image_id) for image_id in batch.ids],
+            calibration_ids=ids,
+        )
+        for i, image_id in enumerate(batch.ids):
+            row = {"image_id": image_id, "score": f"{scores.score[i].item():.9g}"}
+            row["p_value"] = f"{p[i]:.6g}" if len(stored) else ""
+            row |= {name: f"{part[i].item():.9g}" for name, part in scores.parts.items()}
+            rows.append(row)
+        if options.maps:
+            film = (batch.image[:, 0].numpy() + 1) / 2
+            write_maps(folder, batch.ids, film, scores, model.meta.get("map_threshold"))
+    return rows, spent / max(len(films), 1)
+
+
+def write_maps(
+    folder: Path,
+    ids: Sequence[str],
+    film: Float[np.ndarray, "b h w"],
+    scores: Scores,
+    top: float | None,
+) -> None:
+    """maps/ID.npy and maps/ID.png (the film under the map), normal/ID.npy in [0, 1].
+
+    The colours span 0 to twice `top`, the value that 99 % of normal pixels stay below, so
+    that one colour means one thing in all pictures of a model.
+    """
+    for name, tensor in (("maps", scores.map), ("normal", scores.normal)):
+        if tensor is None:
+            continue
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i, image_id in enumerate(ids):
+            array = tensor[i, 0].float().numpy()
+            if name == "normal":
+                np.save(folder / name / f"{image_id}.npy", ((array + 1) / 2).astype(np.float16))
+                continue
+            np.save(folder / name / f"{image_id}.npy", array)
+            span = 2 * top if top else float(array.max()) or 1.0
+            overlay(film[i], array / span).save(folder / name / f"{image_id}.png")
+
+
+def overlay(film: Float[np.ndarray, "h w"], heat: Float[np.ndarray, "h w"]) -> Image.Image:
+    """The film in grey with the map over it: stronger is brighter and more opaque."""
+    strength = np.clip(heat, 0, 1)[..., None]
+    colour = mpl.colormaps["inferno"](strength[..., 0])[..., :3]
+    mixed = film[..., None] * (1 - 0.7 * strength) + colour * 0.7 * strength
+    return Image.fromarray((mixed * 255).clip(0, 255).astype(np.uint8))
+
+
+def _csv(rows: Sequence[dict[str, str]]) -> bytes:
+    names = [*(name for name in rows[0] if name != "flags"), "flags"]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: row["image_id"]))
+    return text.getvalue().encode()
+
+
+def _run(
+    model: Model, films: Films, options: ScoreOptions, source: str, seconds: float
+) -> dict[str, Any]:
+    """What it took to make these scores, for whoever must make them again."""
+    detector, meta = model.detector, model.meta
+    with FlopCounterMode(display=False) as counter:
+        detector.score(films.batch([0]), seed=options.seed)
+    split: Split | None = options.split
+    return {
+        "model_sha256": model.sha256,
+        "method": detector.name,
+        "summary": detector.summary,
+        "supervision": str(detector.supervision),
+        "uses_ehr": detector.uses_ehr,
+        "fields": [f.name for f in detector.stats.fields],
+        "preset": meta.get("preset"),
+        "config": meta["config"],
+        "model_seed": meta.get("seed"),
+        "seed": options.seed,
+        "image_size": detector.image_size,
+        "aspect": meta["aspect"],
+        "source": source,
+        "split": split,
+        "n": len(films),
+        "batch_size": options.batch_size,
+        "calibration_n": len(model.calibration[1]),
+        "calibration_from": meta["calibration"]["from"],
+        "calibration_ids": model.calibration[1],
+        "map_threshold": meta.get("map_threshold"),
+        "network_calls": detector.network_calls,
+        "gflop": counter.get_total_flops() / 1e9,
+        "seconds_per_film": seconds,
+        "precision": "float32",
+        "threads": torch.get_num_threads(),
+        "fit_minutes": meta.get("fit_minutes"),
+        "versions": {
+            "nofinding": checkpoint.code_version(),
+            "model": meta.get("code_version"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _move(partial: Path, out: Path) -> None:
+    """Puts the finished folder in place; what was there goes only once the new one is whole."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

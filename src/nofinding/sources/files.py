@@ -1,0 +1,109 @@
+"""Records for single films named on the command line, with `--ehr key=value` for all of them.
+
+A DICOM file's header fills in age, sex, view, height and weight where `--ehr` says nothing.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+from nofinding.data.decode import FilmFile, read_header
+from nofinding.data.ehr import EhrField, parse, plausible
+from nofinding.errors import UserError
+from nofinding.types import Record, View
+
+__all__ = ["file_records"]
+
+AGES = {"": None, "Y": "a", "M": "mo", "W": "wk", "D": "d"}  # some films leave the letter out
+HEADER = {  # DICOM keyword -> (field, unit that the standard gives it)
+    "PatientSex": ("sex", None),
+    "ViewPosition": ("view", None),
+    "PatientSize": ("height", "m"),
+    "PatientWeight": ("weight", "kg"),
+}
+UID = re.compile(r"[0-2](\.\d+){3,}", re.ASCII)
+
+
+def file_records(
+    paths: Sequence[str | Path], ehr_pairs: Sequence[str], fields: Mapping[str, EhrField]
+) -> list[Record]:
+    """One record a file, unlabelled. A pair is "age=63", "sex=M", "weight=180 lb", ...
+
+    image_id is the file's name without ending. A name that is a DICOM UID, which must not
+    go into an output, is replaced by "film-" and 12 digits of the file's SHA-256.
+
+    Raises UserError for a file that is absent or no film, two files of one name, and a pair
+    that is unknown, given twice or not to be understood. What a header says and cannot be used
+    becomes a flag.
+    """
+    stated = _pairs(ehr_pairs, fields)
+    records: dict[str, Record] = {}
+    for path in map(Path, paths):
+        film = FilmFile(path)
+        film.check()
+        name = path.stem
+        if UID.fullmatch(name) or not name.isprintable():
+            name = f"film-{film.fingerprint()[:12]}"
+        if name in records:
+            raise UserError(f"{path}: another film is called {name!r} too; use table: for those")
+        written, unusable = _from_header(read_header(path), fields, stated)
+        ehr, flags = plausible({**written, **stated}, fields)
+        view = fields["view"].categories[int(ehr["view"])] if "view" in ehr else None
+        records[name] = Record(
+            image_id=name,
+            patient_id=name,
+            pixels=film,
+            ehr=ehr,
+            view=next((known for known in get_args(View) if known == view), None),
+            flags=(*unusable, *flags),
+        )
+    return [*records.values()]
+
+
+def _pairs(pairs: Sequence[str], fields: Mapping[str, EhrField]) -> dict[str, float]:
+    """The values that the user gave, in the fields' units."""
+    stated: dict[str, float] = {}
+    named: set[str] = set()
+    for pair in pairs:
+        name, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise UserError(f"--ehr {pair!r}: is not key=value, such as age=63")
+        if name not in fields:
+            raise UserError(f"--ehr {pair}: {name!r} is not one of {', '.join(fields)}")
+        if name in named:
+            raise UserError(f"--ehr {pair}: {name!r} is given twice")
+        named.add(name)
+        try:
+            value = parse(fields[name], text)
+        except UserError as error:
+            raise UserError(f"--ehr {error}") from None
+        if value is not None:
+            stated[name] = value
+    return stated
+
+
+def _from_header(
+    header: Mapping[str, str], fields: Mapping[str, EhrField], stated: Mapping[str, float]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The header's values for fields that the user did not give, and which cannot be used.
+
+    A flag does not quote the header: nobody knows what somebody typed there.
+    """
+    values: dict[str, float] = {}
+    unusable: list[str] = []
+    for keyword, text in header.items():
+        name, unit = HEADER.get(keyword, ("age", None))
+        if name in stated or name not in fields:
+            continue
+        if name == "age":
+            age = re.fullmatch(r"(\d{1,3})([YMWD]?)", text, re.ASCII)
+            text, unit = (age[1], AGES[age[2]]) if age else ("unreadable", None)
+        try:
+            value = parse(fields[name], text, unit)
+        except UserError:
+            unusable.append(f"{name}: what the file's header says cannot be used")
+            continue
+        if value is not None:
+            values[name] = value
+    return values, tuple(unusable)

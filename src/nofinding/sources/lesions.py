@@ -1,0 +1,95 @@
+"""Where the findings of a film are: a drawn mask, or boxes in the coordinates of ChestX-ray14.
+
+`boxes.csv` has the columns image, label, x, y, w, h. `image` is the film's file name with the
+ending .png, and the numbers count pixels of the original film of 1024 x 1024 (Wang et al.,
+CVPR 2017); they are scaled to the film at hand.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nofinding.data.decode import FilmFile
+from nofinding.errors import UserError
+from nofinding.sources.rows import read_header, read_rows
+from nofinding.types import Lesion
+
+__all__ = ["Box", "BoxLesion", "MaskLesion", "read_boxes"]
+
+ORIGINAL = 1024  # pixels, both sides
+COLUMNS = ("image", "x", "y", "w", "h")
+
+
+class Box(NamedTuple):
+    """A rectangle on the original film, in its pixels."""
+
+    left: float
+    top: float
+    wide: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class BoxLesion:
+    """True inside any box of the film: every pixel that a box touches."""
+
+    boxes: tuple[Box, ...]
+    film: FilmFile
+
+    def __call__(self) -> Lesion:
+        """On the grid of the film's pixels, which are decoded for their number."""
+        high, wide = self.film().shape
+        lesion = np.zeros((high, wide), dtype=np.bool_)
+        for box in self.boxes:
+            left, right = box.left * wide / ORIGINAL, (box.left + box.wide) * wide / ORIGINAL
+            top, bottom = box.top * high / ORIGINAL, (box.top + box.high) * high / ORIGINAL
+            rows = slice(max(0, math.floor(top)), max(0, math.ceil(bottom)))
+            lesion[rows, max(0, math.floor(left)) : max(0, math.ceil(right))] = True
+        return lesion
+
+
+@dataclass(frozen=True, slots=True)
+class MaskLesion:
+    """True where the mask's picture is not black."""
+
+    mask: FilmFile
+    film: FilmFile
+
+    def __call__(self) -> Lesion:
+        """Raises UserError where the mask is not as large as the film."""
+        mask, film = self.mask(), self.film()
+        if mask.shape != film.shape:
+            raise UserError(
+                f"{self.mask.where}: {self.mask.path} is {mask.shape[1]} x {mask.shape[0]} "
+                f"pixels, its film {film.shape[1]} x {film.shape[0]}"
+            )
+        return np.asarray(mask > 0, dtype=np.bool_)
+
+
+def read_boxes(file: Path) -> dict[str, tuple[Box, ...]]:
+    """The boxes by the film's file name without ending; none where there is no such file.
+
+    Raises UserError for a missing column, or a number that is none or describes no box.
+    """
+    if not file.exists():
+        return {}
+    titles = [title.strip().lower() for title in read_header(file)]
+    for column in COLUMNS:
+        if column not in titles:
+            raise UserError(f"{file}: has no column {column!r}")
+    places = [titles.index(column) for column in COLUMNS]
+    boxes: dict[str, tuple[Box, ...]] = {}
+    for row, cells in read_rows(file):
+        image, *texts = (cells[place] for place in places)
+        try:
+            box = Box(*map(float, texts))
+        except ValueError:
+            raise UserError(f"{file}: row {row}: x, y, w and h must be numbers") from None
+        if not all(map(math.isfinite, box)) or box.wide <= 0 or box.high <= 0:
+            raise UserError(f"{file}: row {row}: w and h must be above 0, x and y finite")
+        stem = image.strip().removesuffix(".png")
+        boxes[stem] = (*boxes.get(stem, ()), box)
+    return boxes

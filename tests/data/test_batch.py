@@ -1,0 +1,134 @@
+"""What a method may see."""
+
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nofinding.data import batch as module
+from nofinding.data.batch import Films
+from nofinding.data.cache import FilmCache
+from nofinding.data.ehr import FIELDS, EhrStats
+from nofinding.types import Batch, Pixels, Record
+
+COLUMNS = [FIELDS["age"], FIELDS["sex"]]
+
+
+class Seeded:
+    """A film of noise that counts how often it was decoded."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.calls = seed, 0
+
+    def __call__(self) -> Pixels:
+        self.calls += 1
+        return np.random.default_rng(self.seed).random((12, 12), dtype=np.float32)
+
+    def fingerprint(self) -> str:
+        return f"seed {self.seed}"
+
+
+def cohort(count: int = 4) -> list[Record]:
+    ehr = [{"age": 40.0, "sex": 1.0}, {"age": 60.0}, {}, {"sex": 0.0}]
+    return [
+        Record(
+            image_id=f"f{i}",
+            patient_id=f"p{i}",
+            pixels=Seeded(i),
+            ehr=ehr[i % 4],
+            findings=frozenset({"Mass"}),
+        )
+        for i in range(count)
+    ]
+
+
+def films(records: list[Record], **options: object) -> Films:
+    return Films(records, EhrStats.of(records, COLUMNS), 8, **options)  # type: ignore[arg-type]
+
+
+def test_a_batch_has_films_and_records_in_the_order_asked_for() -> None:
+    batch = films(cohort()).batch([2, 0])
+    assert batch.ids == ("f2", "f0")
+    assert batch.image.shape == (2, 1, 8, 8) and batch.image.dtype == torch.float32
+    assert -1 <= batch.image.min() < 0 < batch.image.max() <= 1
+    assert batch.known.tolist() == [[False, False], [True, True]]
+    assert batch.ehr.tolist() == [[0, 0], [-1, 1]] and batch.ehr.dtype == torch.float32
+
+
+def test_black_is_minus_one_and_white_is_one() -> None:
+    def half() -> Pixels:
+        return np.repeat(np.float32([[0, 1]]), 8, axis=0).repeat(4, axis=1)
+
+    record = Record(image_id="a", patient_id="a", pixels=half, ehr={})
+    image = films([record]).batch([0]).image
+    assert (image[..., :4] == -1).all() and (image[..., 4:] == 1).all()
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    together = films(cohort()).batch([0, 1, 2, 3])
+    for row in range(4):
+        alone = films(cohort()).batch([row])
+        # the statistics come from all records in both cases
+        assert torch.equal(alone.image[0], together.image[row])
+        assert torch.equal(alone.ehr[0], together.ehr[row])
+
+
+def test_a_second_epoch_never_decodes() -> None:
+    records = cohort()
+    some = films(records)
+    first, second = some.batch([0, 1]), some.batch([0, 1])
+    assert torch.equal(first.image, second.image)
+    assert [r.pixels.calls for r in records] == [1, 1, 0, 0]  # type: ignore[attr-defined]
+
+
+def test_films_beyond_the_memory_are_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMORY", 2 * 8 * 8)
+    records = cohort()
+    some = films(records)
+    expected = some.batch([0, 1])
+    assert torch.equal(some.batch([0, 1]).image, expected.image)
+    assert [r.pixels.calls for r in records] == [1, 2, 0, 0]  # type: ignore[attr-defined]
+
+
+def test_cached_equals_fresh(tmp_path: Path) -> None:
+    fresh = films(cohort()).batch(range(4))
+    for _ in range(2):
+        cached = films(cohort(), cache=FilmCache(tmp_path)).batch(range(4))
+        assert torch.equal(cached.image, fresh.image)
+
+
+def test_changing_a_batch_in_place_does_not_change_the_films() -> None:
+    some = films(cohort())
+    expected = some.batch([0]).image.clone()
+    batch = some.batch([0])
+    batch.image.zero_()
+    batch.ehr.fill_(9)
+    assert torch.equal(some.batch([0]).image, expected)
+    assert some.batch([0]).ehr.max() < 9
+
+
+def test_pixel_hashes_are_equal_for_equal_films_only() -> None:
+    records = cohort(3)
+    records.append(Record(image_id="copy", patient_id="x", pixels=Seeded(0), ehr={}, findings=None))
+    hashes = [films(records).pixel_hash(i) for i in range(4)]
+    assert hashes[0] == hashes[3] and len(set(hashes)) == 3
+    assert all(len(h) == 16 and int(h, 16) >= 0 for h in hashes)
+
+
+def test_there_is_no_label_to_leak() -> None:
+    assert {f.name for f in dataclass_fields(Batch)} == {"image", "ehr", "known", "ids"}
+    some = films(cohort())
+    assert "Mass" not in repr(vars(some)) and not any(
+        isinstance(value, Record) for value in vars(some).values()
+    )
+
+
+def test_no_films_and_no_fields_still_make_a_batch() -> None:
+    none = Films([], EhrStats.of([], COLUMNS), 8)
+    assert len(none) == 0 and none.batch([]).ehr.shape == (0, 2)
+    bare = Films(cohort(), EhrStats.of([], []), 8).batch([0, 1])
+    assert bare.ehr.shape == (2, 0) and bare.known.shape == (2, 0)
+    with pytest.raises(IndexError):
+        films(cohort()).batch([4])

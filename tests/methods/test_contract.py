@@ -1,0 +1,251 @@
+"""What every method in METHODS promises, tried on its tiny preset. A new method is tested by
+being in METHODS: nothing here names one."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nofinding import checkpoint
+from nofinding.data.batch import Films
+from nofinding.data.ehr import FIELDS, EhrStats
+from nofinding.methods import METHODS, Detector
+from nofinding.training import Job
+from nofinding.types import Batch, Pixels, Record, Scores
+
+FIELD_NAMES = ("age", "sex", "view", "bmi")
+TINY = [
+    (kind, preset)
+    for kind in METHODS.values()
+    for preset in kind.PRESETS
+    if preset.split("-")[0] == "tiny"
+]
+
+
+@dataclass(frozen=True)
+class Chest:
+    """A smooth bright body with two dark lungs, 48 x 48; picklable, drawn from numbers alone."""
+
+    seed: int
+    blob: bool = False
+
+    def __call__(self) -> Pixels:
+        rng = np.random.default_rng(self.seed)
+        y, x = np.mgrid[-1:1:48j, -1:1:48j]
+        film = 0.7 * np.exp(-((x / 0.95) ** 6) - (y / 1.1) ** 6)
+        for side in (-1, 1):
+            centre = side * (0.42 + 0.03 * rng.standard_normal())
+            wide, high = 0.26 + 0.02 * rng.standard_normal(2)
+            film -= 0.45 * np.exp(-(((x - centre) / wide) ** 4) - (y / (high + 0.35)) ** 4)
+        film += 0.01 * rng.standard_normal(film.shape)
+        if self.blob:
+            film[10:26, 8:24] = 1.0
+        return np.clip(film, 0, 1).astype(np.float32)
+
+
+def record(number: int, *, blob: bool = False) -> Record:
+    """Every third film lacks its BMI, every fifth its age."""
+    rng = np.random.default_rng(1000 + number)
+    ehr = {"age": rng.uniform(20, 80), "sex": float(number % 2), "view": float(number % 3 == 0)}
+    ehr["bmi"] = rng.uniform(18, 35)
+    missing = {"bmi"} if number % 3 == 0 else {"age"} if number % 5 == 0 else set()
+    return Record(
+        image_id=f"film-{number}{'-blob' * blob}",
+        patient_id=f"p{number}",
+        pixels=Chest(number, blob),
+        ehr={name: value for name, value in ehr.items() if name not in missing},
+        findings=frozenset(),
+    )
+
+
+TRAIN = [record(n) for n in range(24)]
+SCORED = [record(n) for n in range(100, 108)]
+STATS = EhrStats.of(TRAIN, [FIELDS[name] for name in FIELD_NAMES])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted detector, how to make another, and eight other normal films."""
+
+    kind: type[Detector]
+    preset: str
+    detector: Detector
+    batch: Batch
+
+    def new(self) -> Detector:
+        return self.kind(self.kind.PRESETS[self.preset], STATS)
+
+    def films(self, records: Sequence[Record]) -> Films:
+        return Films(records, STATS, self.detector.image_size)
+
+
+def learn(kind: type[Detector], preset: str) -> Detector:
+    detector = kind(kind.PRESETS[preset], STATS)
+    films = Films(TRAIN, STATS, detector.image_size)
+    return detector.fit(films, seed=7, job=Job(progress=False, accelerator="cpu"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=TINY, ids=lambda param: f"{param[0].name}:{param[1]}")
+def fitted(request: pytest.FixtureRequest) -> Fitted:
+    kind, preset = request.param
+    detector = learn(kind, preset)
+    films = Films(SCORED, STATS, detector.image_size)
+    return Fitted(kind, preset, detector, films.batch(range(len(films))))
+
+
+def rows(batch: Batch, chosen: Sequence[int]) -> Batch:
+    index = list(chosen)
+    ids = tuple(batch.ids[i] for i in index)
+    return Batch(batch.image[index], batch.ehr[index], batch.known[index], ids)
+
+
+def assert_same(found: Scores, wanted: Scores, spread: float) -> None:
+    """Within 1e-5 of the spread of the scores, and of the range of parts, maps and films."""
+    torch.testing.assert_close(found.score, wanted.score, rtol=0, atol=1e-5 * spread)
+    assert found.parts.keys() == wanted.parts.keys()
+    pairs: list[tuple[Tensor | None, Tensor | None]] = [
+        (found.map, wanted.map),
+        (found.normal, wanted.normal),
+        *((found.parts[name], wanted.parts[name]) for name in wanted.parts),
+    ]
+    for here, there in pairs:
+        assert (here is None) == (there is None)
+        if here is not None and there is not None:
+            scale = max(1.0, float(there.abs().max()))
+            torch.testing.assert_close(here, there, rtol=0, atol=2e-5 * scale)
+
+
+def spread(scores: Scores) -> float:
+    wide = float(scores.score.max() - scores.score.min())
+    assert wide > 0, "eight different films, one score"
+    return wide
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_says_what_it_is(name: str) -> None:
+    kind = METHODS[name]
+    assert kind.name == name
+    assert kind.summary and "\n" not in kind.summary and kind.paper
+    assert {"tiny", "small"} <= kind.PRESETS.keys()
+    assert kind.PRESETS["small"] == kind.Config()
+    assert kind.Config.__dataclass_params__.frozen
+    detector = kind(kind.PRESETS["tiny"], STATS)
+    assert isinstance(detector, Detector)
+    assert detector.image_size >= 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kind.PRESETS["tiny"].image_size = 1
+
+
+def test_scores_are_finite_and_maps_lie_on_the_film(fitted: Fitted) -> None:
+    batch, scores = fitted.batch, fitted.detector.score(fitted.batch)
+    assert scores.score.shape == (len(batch.ids),)
+    assert scores.score.dtype == torch.float32
+    assert scores.score.isfinite().all()
+    if scores.map is not None:
+        assert scores.map.shape == batch.image.shape
+        assert scores.map.isfinite().all()
+        assert (scores.map >= 0).all()
+    if scores.normal is not None:
+        assert scores.normal.shape == batch.image.shape
+        assert scores.normal.abs().max() <= 1
+    for part in scores.parts.values():
+        assert part.shape == scores.score.shape
+        assert part.isfinite().all()
+
+
+def test_a_film_alone_scores_as_in_company(fitted: Fitted) -> None:
+    together = fitted.detector.score(fitted.batch, seed=3)
+    for i in range(len(fitted.batch.ids)):
+        alone = fitted.detector.score(rows(fitted.batch, [i]), seed=3)
+        one = Scores(
+            score=together.score[i : i + 1],
+            map=None if together.map is None else together.map[i : i + 1],
+            normal=None if together.normal is None else together.normal[i : i + 1],
+            parts={name: part[i : i + 1] for name, part in together.parts.items()},
+        )
+        assert_same(alone, one, spread(together))
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_order_and_batch_size_change_nothing(fitted: Fitted, size: int) -> None:
+    together = fitted.detector.score(fitted.batch, seed=3)
+    order = [5, 0, 7, 2, 6, 1, 4, 3]
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        found = fitted.detector.score(rows(fitted.batch, chosen), seed=3).score
+        wanted = together.score[chosen]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * spread(together))
+
+
+def test_state_survives_a_checkpoint(fitted: Fitted, tmp_path: Path) -> None:
+    wanted = fitted.detector.score(fitted.batch)
+    checkpoint.save(tmp_path / "model", fitted.detector.state(), {})
+    other = fitted.new()
+    other.load_state(checkpoint.load(tmp_path / "model")[0])
+    assert_same(other.score(fitted.batch), wanted, spread(wanted))
+
+
+def test_same_seed_same_scores_and_no_global_chance(fitted: Fitted) -> None:
+    torch.manual_seed(99)  # not the seed that the fixture's fit began from
+    before = torch.get_rng_state()
+    wanted = fitted.detector.score(fitted.batch, seed=3)
+    again = fitted.detector.score(fitted.batch, seed=3)
+    assert torch.equal(again.score, wanted.score)
+    assert torch.equal(torch.get_rng_state(), before), "score draws from torch's global state"
+
+    if fitted.preset != "tiny":  # an ablation is fitted by the same code
+        return
+    other = fitted.new()
+    before = torch.get_rng_state()
+    other.fit(fitted.films(TRAIN), seed=7, job=Job(progress=False, accelerator="cpu"))
+    assert torch.equal(torch.get_rng_state(), before), "fit draws from torch's global state"
+    assert_same(other.score(fitted.batch, seed=3), wanted, spread(wanted))
+
+
+def test_without_the_record_the_record_changes_nothing(fitted: Fitted) -> None:
+    if fitted.detector.uses_ehr:
+        pytest.skip("this method uses the record")
+    batch = fitted.batch
+    order = torch.arange(len(batch.ids)).flip(0)
+    permuted = dataclasses.replace(batch, ehr=batch.ehr[order] + 1, known=~batch.known[order])
+    found = fitted.detector.score(permuted, seed=3)
+    assert torch.equal(found.score, fitted.detector.score(batch, seed=3).score)
+
+
+@pytest.mark.parametrize("column", [*range(len(FIELD_NAMES)), None])
+def test_a_missing_entry_is_masked_not_guessed(fitted: Fitted, column: int | None) -> None:
+    if not fitted.detector.uses_ehr:
+        pytest.skip("this method does not use the record")
+    columns = slice(None) if column is None else slice(column, column + 1)
+    known, ehr = fitted.batch.known.clone(), fitted.batch.ehr.clone()
+    known[:, columns], ehr[:, columns] = False, 0
+    missing = dataclasses.replace(fitted.batch, known=known, ehr=ehr)
+    scores = fitted.detector.score(missing, seed=3)
+    assert scores.score.isfinite().all()
+    assert all(part.isfinite().all() for part in scores.parts.values())
+    # Whatever is written where nothing is known must not be read (1: a category that exists).
+    ehr = ehr.clone()
+    ehr[:, columns] = 1
+    filled = dataclasses.replace(missing, ehr=ehr)
+    assert_same(fitted.detector.score(filled, seed=3), scores, spread(scores))
+
+
+def test_a_gross_bright_square_stands_out(fitted: Fitted) -> None:
+    if fitted.preset != "tiny":
+        pytest.skip("an ablation may be blind; the method itself may not")
+    films = fitted.films([record(n, blob=True) for n in range(200, 204)])
+    found = fitted.detector.score(films.batch(range(len(films)))).score
+    assert found.min() > fitted.detector.score(fitted.batch).score.median()
