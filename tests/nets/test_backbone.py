@@ -82,6 +82,17 @@ def test_padding_and_scale_are_those_it_was_trained_with(
     assert ours < usual_padding < usual_scale
 
 
+def test_it_computes_what_the_original_port_does(net: EfficientNetLite0) -> None:
+    """Numbers of efficientnet_lite_pytorch 0.1.0, for which the file was made, on a drawn input."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    drawn = torch.stack([torch.sin(3 * x + y), torch.cos(5 * y), x * y])[None]
+    logits = [-1.41083, 4.67207, -1.20292, -5.17872, -4.27305, -2.98590]
+    torch.testing.assert_close(net(drawn)[0, :6], torch.tensor(logits), rtol=1e-4, atol=1e-3)
+    means = [2.087186, 3.217409, 6.651666, 0.427201, 18.917904, 0.171471]
+    found = net.features(drawn, (10,))[10].mean((2, 3))[0, :6]
+    torch.testing.assert_close(found, torch.tensor(means), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("size", [7, 8, 15, 32])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (5, 1), (5, 2)])
 def test_same_padding_is_tensorflows(kernel: int, stride: int, size: int) -> None:

@@ -46,7 +46,7 @@ def test_the_header_speaks_where_the_user_did_not(tmp_path: Path) -> None:
     path = dicom(
         tmp_path / "a.dcm",
         PatientAge="063Y",
-        PatientSex="F",
+        PatientSex="O",  # of no interest, since the user says M
         ViewPosition="PA",
         PatientSize="1.71",
         PatientWeight="70",

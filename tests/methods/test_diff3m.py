@@ -1,0 +1,242 @@
+"""Diff3M against its paper, where a number or a picture of the network's inside can be known."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from nofinding.data.ehr import FIELDS, EhrStats
+from nofinding.errors import UserError
+from nofinding.functional.noise import gaussian, generators
+from nofinding.functional.sampler import add_noise
+from nofinding.functional.schedule import linear_abar
+from nofinding.methods import diff3m
+from nofinding.methods.diff3m import Diff3M, Diff3MConfig, detect_as_paper, program_step
+from nofinding.types import Batch
+
+NAMES = ("age", "sex", "view", "bmi", "systolic")
+STATS = EhrStats(
+    fields=tuple(FIELDS[n] for n in NAMES),
+    mean=(50.0, 0.0, 0.0, 25.0, 120.0),
+    std=(20.0, 1.0, 1.0, 5.0, 20.0),
+    known=(9,) * 5,
+)
+TINY = Diff3M.PRESETS["tiny"]
+
+
+def detector(config: Diff3MConfig = TINY) -> Diff3M:
+    """With weights that are not those of an untrained net, whose last layers are zero."""
+    torch.manual_seed(0)
+    made = Diff3M(config, STATS)
+    for parameter in made.net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    made.net.eval()
+    return made
+
+
+def batch(n: int = 2, size: int = 32) -> Batch:
+    image = gaussian((1, size, size), generators(0, range(n))).clamp(-1, 1)
+    ehr = torch.tensor([[0.5, 1.0, 0.0, -1.0, 0.2], [-1.5, 0.0, 1.0, 2.0, 1.0]])[:n]
+    return Batch(image, ehr, torch.ones(n, 5, dtype=torch.bool), tuple(f"f{i}" for i in range(n)))
+
+
+def ideal(abar: Tensor, mean: float, std: float) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+    """The best noise predictor for independent Gaussian pixels, in closed form."""
+
+    def call(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        a = abar[k].item()
+        eps = (1 - a) ** 0.5 * (x - a**0.5 * mean) / (a * std**2 + 1 - a)
+        return eps, x
+
+    return call
+
+
+def test_gaussian_pixels_come_back_from_t_500() -> None:
+    abar = linear_abar()
+    x0 = 0.3 + 0.4 * gaussian((1, 16, 16), generators(0, range(4)))
+    call = ideal(abar, mean=0.3, std=0.4)
+    seen = []
+    back = detect_as_paper(lambda x, k: seen.append(x) or call(x, k), call, x0, abar, 500)
+    assert (back - x0).abs().max() < 0.01
+    # Between, it was nearly noise: the marginal of x_500 has this spread.
+    a = abar[500].item()
+    assert seen[0].std().item() == pytest.approx((a * 0.16 + 1 - a) ** 0.5, rel=0.1)
+
+
+def test_paper_decodes_through_the_regenerated_film_and_encodes_without_it() -> None:
+    abar, x0 = linear_abar()[::20], torch.zeros(1, 1, 4, 4)
+    levels: list[tuple[str, int]] = []
+
+    def call(kind: str, shift: float) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+        def network(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+            levels.append((kind, k))
+            return torch.zeros_like(x), x + shift
+
+        return network
+
+    back = detect_as_paper(call("decode", 1.0), call("encode", 100.0), x0, abar, 3)
+    assert levels == [("encode", k) for k in (0, 1, 2)] + [("decode", k) for k in (3, 2, 1)]
+    # eps is 0: each decoding step is x <- (x + 1) sqrt(abar_to / abar_from).
+    expected = 0.0
+    for k in (3, 2, 1):
+        expected = (expected + 1) * (abar[k - 1] / abar[k]).sqrt().item()
+    torch.testing.assert_close(back, torch.full_like(back, expected))
+
+
+def test_program_clamps_the_clean_film_and_takes_the_noise_from_it() -> None:
+    abar = linear_abar()
+    x = torch.full((1, 1, 2, 2), 0.5)
+    out, x0 = program_step(lambda x, k: (torch.full_like(x, -9.0), x), x, 400, abar, abar[401])
+    assert torch.equal(x0, torch.ones_like(x))
+    eps = (x - abar[400].sqrt() * x0) / (1 - abar[400]).sqrt()
+    torch.testing.assert_close(out, add_noise(x0, eps.float(), abar[401]), rtol=1e-4, atol=1e-5)
+
+
+def test_network_calls_are_counted_right() -> None:
+    for variant in ("paper", "program"):
+        made = detector(replace(TINY, variant=variant))
+        calls = []
+        made.net.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        queries = []
+        made.net.ieca.query.register_forward_hook(lambda *_, queries=queries: queries.append(1))
+        made.score(batch())
+        assert len(calls) == made.network_calls
+        assert len(queries) == 1  # the clean film is looked at once, not once a step
+
+
+def test_masked_branch_runs_only_where_its_output_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = detector()
+    calls = []
+    real = made.net.regenerate
+    monkeypatch.setattr(made.net, "regenerate", lambda *a: calls.append(1) or real(*a))
+    made.score(batch())
+    assert len(calls) == made.config.noise_level
+
+
+def test_paper_conditions_every_block_and_program_all_but_the_encoders() -> None:
+    t, context = torch.tensor([5.0]), torch.ones(1, 32)
+    paper, program = detector(), detector(replace(TINY, variant="program"))
+    before, after = paper.net.embed(t, context)
+    assert torch.equal(before, after)
+    before, after = program.net.embed(t, context)
+    assert torch.equal(before, program.net.time(t))
+    torch.testing.assert_close(after, program.net.norm(program.net.time(t) + context))
+
+
+def test_paper_has_one_softmax_and_program_two() -> None:
+    for variant, sums in (("paper", [1.0]), ("program", [1.0, 1.0])):
+        made = detector(replace(TINY, variant=variant))
+        _, weights = made.net.attend(batch().image, batch().ehr, batch().known)
+        assert len(made.groups) == len(sums)
+        for group in made.groups:
+            torch.testing.assert_close(weights[:, group].sum(1), torch.ones(2))
+
+
+def test_attention_is_reported_for_every_field() -> None:
+    films = batch()
+    films.known[0, 3] = False
+    parts = detector().score(films).parts
+    weights = torch.stack([parts[f"attention.{name}"] for name in NAMES], dim=1)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2))
+    assert weights[0, 3] == 0 and weights[1, 3] > 0
+
+
+def test_program_takes_age_as_the_published_one_does() -> None:
+    made = detector(replace(TINY, variant="program"))
+    values = made.values(torch.tensor([[0.5, 1.0, 0.0, -1.0, 0.2]]))
+    torch.testing.assert_close(values[0, 0], torch.tensor((60.0 - 1) / 99))
+    assert values[0, 1:].tolist() == pytest.approx([1.0, 0.0, -1.0, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("preset", "moving", "still"),
+    [
+        ("tiny", ("age", "sex", "view", "bmi", "systolic"), ()),
+        ("tiny-program", ("age", "sex", "view", "bmi", "systolic"), ()),
+        ("tiny-demographics", ("age", "sex", "view"), ("bmi", "systolic")),
+        ("tiny-ddpm-pcm", (), NAMES),
+        ("tiny-ddpm", (), NAMES),
+    ],
+)
+def test_ablations_see_what_their_names_say(
+    preset: str, moving: tuple[str, ...], still: tuple[str, ...]
+) -> None:
+    made = detector(Diff3M.PRESETS[preset])
+    films = batch()
+    base = made.score(films).normal
+    for name in moving + still:
+        ehr = films.ehr.clone()
+        column = NAMES.index(name)
+        ehr[:, column] = 1 - ehr[:, column]
+        other = made.score(Batch(films.image, ehr, films.known, films.ids)).normal
+        assert torch.equal(base, other) == (name in still), name
+    assert made.net.regenerates == (preset != "tiny-ddpm")
+    assert made.uses_ehr == bool(moving)
+
+
+def test_loss_weighs_noise_against_regeneration(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = detector(replace(TINY, balance=0.25, drop_record=0.0, drop_entry=0.0))
+    rows = generators(0, range(2))
+    monkeypatch.setattr(made.net, "predict_noise", lambda x, *_: torch.zeros_like(x))
+    monkeypatch.setattr(made.net, "regenerate", lambda x, *_: x + 2.0)
+    parts = made.loss(made.net, batch(), rows, regenerate=True)
+    assert parts["noise"].item() == pytest.approx(1.0, rel=0.1)  # E eps^2
+    assert parts["regeneration"].item() == pytest.approx(4.0)
+    total = 0.75 * parts["noise"] + 0.25 * parts["regeneration"]
+    torch.testing.assert_close(parts["loss"], total)
+
+
+def test_training_hides_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = detector(replace(TINY, drop_record=1.0))
+    seen = []
+    real = made.net.attend
+    monkeypatch.setattr(made.net, "attend", lambda x, v, k: seen.append(k) or real(x, v, k))
+    made.loss(made.net, batch(), generators(0, range(2)), regenerate=False)
+    assert not seen[0].any()
+
+
+def test_second_stage_starts_from_the_first_and_freezes_what_the_paper_freezes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stages = []
+
+    def train(net, loss, films, config, *, seed, job, sample=None):  # type: ignore[no-untyped-def]
+        free = {name.split(".")[0] for name, p in net.named_parameters() if p.requires_grad}
+        held = {name for name, p in net.named_parameters() if not p.requires_grad}
+        copied = all(
+            torch.equal(a, b)
+            for encoder in net.mask_encoders
+            for a, b in zip(encoder.parameters(), net.encoder.parameters(), strict=True)
+        )
+        stages.append(SimpleNamespace(free=free, held=held, copied=copied, steps=config.steps))
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter)
+
+    monkeypatch.setattr(diff3m, "train", train)
+    config = replace(TINY, base_steps=7)
+    Diff3M(config, STATS).fit(None)  # type: ignore[arg-type]
+    base, fine = stages
+    assert (base.steps, fine.steps) == (7, config.train.steps)
+    assert base.free == {"time", "encoder", "middle", "decoder", "head", "ieca", "norm"}
+    assert fine.copied and not base.copied
+    assert "ieca.tokenizers.0.weight" not in fine.held
+    held = {".".join(name.split(".")[: 2 if name.startswith("ieca") else 1]) for name in fine.held}
+    assert held == {"encoder", "time", "ieca.query"}
+    assert {"mask_encoders", "mask_middle", "mask_decoder", "mask_head"} <= fine.free
+
+
+def test_impossible_settings_are_refused_in_one_line() -> None:
+    for change in ({"noise_level": 10}, {"respacing": "ddim300"}, {"image_size": 31}):
+        with pytest.raises(UserError, match=str(next(iter(change)))):
+            Diff3M(replace(TINY, **change), STATS)
+
+
+def test_paper_preset_is_the_published_size() -> None:
+    with torch.device("meta"):
+        net = Diff3M(Diff3M.PRESETS["paper-program"], STATS).net
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    assert millions == pytest.approx(290, abs=5)
