@@ -79,8 +79,9 @@ def test_the_page_stands_alone(cohort: Any, tmp_path: Path) -> None:
 def test_the_page_says_what_it_must(cohort: Any, tmp_path: Path) -> None:
     _, page = run(cohort, tmp_path / "out", phantom=True)
     assert "<h1>tested on made-up</h1>" in page
-    assert "Research use only. Not a medical device." in page
-    assert "PHANTOM: simulated films" in page
+    for line in ("Research use only. Not a medical device.", "PHANTOM: simulated films"):
+        assert page.count(line) == 2  # above all else, and in the last line
+        assert page.index(line) < page.index("<main>")
     for heading in (
         "By finding",
         "By sex, age and view",
@@ -167,6 +168,7 @@ def test_the_gallery_shows_the_films_it_names(cohort: Any) -> None:
     assert highest.tolist() == order[::-1][:4].tolist()
     assert lowest.tolist() == order[:4].tolist()
     assert len(alarms) == 2  # 5 % of 40 normal films
+    assert scored.score[alarms[0]] > scored.score[alarms[1]]
     assert not scored.abnormal[alarms].any()
     assert scored.abnormal[misses].all()
     assert (np.diff(scored.score[misses]) >= 0).all()

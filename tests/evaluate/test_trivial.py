@@ -111,6 +111,22 @@ def test_metadata_without_information_is_near_one_half() -> None:
     assert np.mean(areas) == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_record_that_says_nothing_gives_even_odds_whatever_the_prevalence_of_a_fold() -> None:
+    person = np.repeat(np.arange(18), 1 + np.arange(18) % 7)
+    records = [
+        Record(
+            image_id=str(i),
+            patient_id=str(p),
+            pixels=lambda: np.zeros((4, 4), np.float32),
+            ehr={"age": 50.0},
+        )
+        for i, p in enumerate(person)
+    ]
+    row = metadata_baseline(records, (np.arange(18) % 3 == 0)[person], person, ALL)
+    assert row.score is not None
+    assert np.abs(row.score).max() < 1e-6
+
+
 def test_no_patient_is_in_both_parts_of_a_fold() -> None:
     # one age a patient, ages without order: only a fold that splits a patient could use them
     rng = np.random.default_rng(0)

@@ -105,7 +105,8 @@ def test_ae_epochs_replace_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     config = AEConfig(image_size=32, epochs=3, train=TrainConfig(steps=1, batch_size=4))
     AE(config, NO_RECORD).fit(films([(0.1, 0.2)] * 10))
     assert seen == [9]  # ten films are three batches of four
-    assert AE.PRESETS["paper"].epochs == 250
+    paper = AE.PRESETS["paper"]
+    assert (paper.epochs, paper.train.batch_size, paper.train.lr) == (250, 64, 5e-4)
 
 
 def test_bad_settings_and_unfitted_methods_are_refused_in_one_line() -> None:

@@ -33,7 +33,7 @@ def test_shapes_tell_what_flags_do(path: Path) -> None:
 
 @needs_golden
 def test_pt_file_with_tensors_is_read(tmp_path: Path) -> None:
-    tensors, flags = official.read_checkpoint(WEIGHTS[0])
+    tensors, _ = official.read_checkpoint(WEIGHTS[0])
     torch.save({"state_dict": {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "a.pt")
     again, none = official.read_checkpoint(tmp_path / "a.pt")
     assert none == {}

@@ -1,7 +1,7 @@
 """From a scores.csv and the labels to a report."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,22 +69,11 @@ def evaluate(
     lesions = _lesions(scored, size, aspect)
     shown, map_top = walls(scored, films, lesions, fields)
     pixels = _pixels(scored, lesions, size, bootstrap, seed)
-    rows = [_row(scored, "method", scored.method, bootstrap, seed)]
-    if other is not None:
-        title = other.method if other.method != scored.method else f"{other.method} (compared)"
-        rows.append(_row(other, "compared", title, bootstrap, seed))
+    rows = [_row(scored, "method", bootstrap, seed)]
+    rows += [] if other is None else [_row(other, "compared", bootstrap, seed)]
     if trivial == "all":
-        baselines = [
-            detector_baseline(
-                detector, train_normals, scored.records, fields,
-                aspect=aspect, cache=cache, seed=seed,
-            )
-            for detector in DETECTORS
-        ]  # fmt: skip
-        record_only = metadata_baseline(
-            scored.records, scored.abnormal, scored.patient, fields, seed=seed
-        )
-        rows += [_trivial_row(b, scored, bootstrap, seed) for b in (*baselines, record_only)]
+        found = _baselines(scored, train_normals, fields, aspect, cache, seed)
+        rows += [_trivial_row(baseline, scored, bootstrap, seed) for baseline in found]
     evaluation = EvaluationInput(
         name=name,
         phantom=phantom,
@@ -135,12 +124,10 @@ def _grid(scored: Scored) -> tuple[int, Aspect]:
     return size, aspect
 
 
-def _row(
-    scored: Scored, role: Literal["method", "compared"], name: str, draws: int, seed: int
-) -> Row:
+def _row(scored: Scored, role: Literal["method", "compared"], draws: int, seed: int) -> Row:
     run = scored.run
     return Row(
-        name=name,
+        name=scored.method if role == "method" else f"{scored.method} (compared)",
         role=role,
         supervision=str(run.get("supervision", "not stated")),
         seed=_whole(run, "seed"),
@@ -160,6 +147,21 @@ def _stated(run: Mapping[str, Any], key: str) -> float | None:
 def _whole(run: Mapping[str, Any], key: str) -> int | None:
     value = _stated(run, key)
     return None if value is None else int(value)
+
+
+def _baselines(
+    scored: Scored,
+    train_normals: Sequence[Record],
+    fields: Sequence[EhrField],
+    aspect: Aspect,
+    cache: FilmCache | None,
+    seed: int,
+) -> Iterator[Baseline]:
+    for name in DETECTORS:
+        yield detector_baseline(
+            name, train_normals, scored.records, fields, aspect=aspect, cache=cache, seed=seed
+        )
+    yield metadata_baseline(scored.records, scored.abnormal, scored.patient, fields, seed=seed)
 
 
 def _trivial_row(baseline: Baseline, scored: Scored, draws: int, seed: int) -> Row:

@@ -69,8 +69,7 @@ def delong_test(
     areas, covariance = delong(np.stack([first, second]), abnormal)
     gap = float(areas[0] - areas[1])
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    # Rounding leaves a variance of about 1e-19 where it is exactly 0.
-    error = float(np.sqrt(variance)) if not variance <= 1e-15 else 0.0
+    error = float(np.sqrt(np.maximum(variance, 0)))  # rounding may leave -1e-19; NaN stays NaN
     if error == 0:
         z = 0.0 if abs(gap) < 1e-12 else float(np.copysign(np.inf, gap))
     else:

@@ -105,7 +105,7 @@ def _on_rows(rows: Sequence[Row]) -> Iterable[str]:
 def _on_pixels(scored: Scored, pixels: PixelMetrics | None) -> Iterable[str]:
     if pixels is None:
         return
-    if "map_threshold" not in scored.run:
+    if scored.run.get("map_threshold") is None:
         yield (
             "The Dice threshold is the 99th percentile of the maps of the evaluated normal films; "
             "no abnormal film took part in choosing it."

@@ -7,9 +7,7 @@ from torch import Tensor
 __all__ = ["checkerboards", "combine", "fade"]
 
 
-def checkerboards(
-    height: int, width: int
-) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
+def checkerboards(height: int, width: int) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """Two masks that share no pixel and cover all: (row + column) odd, and its complement."""
     rows = torch.arange(height)[:, None]
     columns = torch.arange(width)[None, :]

@@ -48,7 +48,5 @@ def ddpm_step(x: Image, x0: Image, noise: Image, abar_from: Level, abar_to: Leve
     """A draw from q(x_to | x, x0), the Gaussian posterior (Ho et al. 2020, eq. 6 and 7)."""
     a, b = _over(abar_from, x), _over(abar_to, x)
     beta = 1 - a / b
-    mean = (b.sqrt() * beta / (1 - a)).to(x) * x0 + (
-        (a / b).sqrt() * (1 - b) / (1 - a)
-    ).to(x) * x
+    mean = (b.sqrt() * beta / (1 - a)).to(x) * x0 + ((a / b).sqrt() * (1 - b) / (1 - a)).to(x) * x
     return mean + (beta * (1 - b) / (1 - a)).sqrt().to(x) * noise

@@ -443,9 +443,7 @@ class Diff3M:
         return self
 
     @torch.no_grad()
-    def reconstruct(
-        self, image: Image, context: Tensor | None, rows: Sequence[Generator]
-    ) -> Image:
+    def reconstruct(self, image: Image, context: Tensor | None, rows: Sequence[Generator]) -> Image:
         """The pseudo-healthy film, on the network's scale."""
         x0 = self.greys(image)
         steps = self.timestep_map.to(x0.device, torch.float32)

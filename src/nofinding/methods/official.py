@@ -126,9 +126,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             warnings.simplefilter("ignore")  # about odd protocols, on the way to a refusal
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: refused: damaged, or holds objects other than tensors"
-        ) from error
+        raise UserError(f"{path}: refused: damaged, or holds objects other than tensors") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
@@ -145,12 +143,13 @@ def _flags_from_shapes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             found = re.match(r"input_blocks\.(\d+)\.(.+)", name)
             if found:
                 stages.setdefault(int(found[1]), []).append(found[2])
-        multipliers, blocks, strides, count = [], [], [], 0
+        multipliers: list[int] = []
+        strides: list[int] = []
+        count, channels = 0, 0
         for index in sorted(stages):
             names = stages[index]
             if any(n.startswith("0.op.") for n in names):
                 multipliers.append(channels // width)
-                blocks.append(count)
                 count = 0
             elif index:
                 channels = tensors[f"input_blocks.{index}.0.out_layers.3.weight"].shape[0]
@@ -160,7 +159,7 @@ def _flags_from_shapes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         multipliers.append(channels // width)
         embedding = tensors["input_blocks.1.0.emb_layers.1.weight"].shape[0]
         first = tensors["input_blocks.1.0.out_layers.3.weight"].shape[0]
-    except (KeyError, NameError, IndexError) as error:
+    except (KeyError, IndexError) as error:
         raise UserError("this is not a checkpoint of the published Diff3M network") from error
     return {
         "num_channels": width,

@@ -125,7 +125,8 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.unbind(2)  # each (b, heads, hw, c / heads)
         a = F.scaled_dot_product_attention(q, k, v)
         a = a.transpose(-1, -2).reshape(b, c, h * w)
-        return x + self.out(a).reshape(b, c, h, w)
+        out: Tensor = x + self.out(a).reshape(b, c, h, w)
+        return out
 
 
 class Downsample(nn.Module):

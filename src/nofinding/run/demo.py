@@ -56,7 +56,9 @@ def demo(options: DemoOptions) -> Path:
             cache=cache,
         ),
     )
-    score([], ScoreOptions(model=model, films=[COHORT], split="test", out=out / "scores", cache=cache))
+    score(
+        [], ScoreOptions(model=model, films=[COHORT], split="test", out=out / "scores", cache=cache)
+    )
     film = real_film()
     if film is None:
         say("no real film: the package pydicom-data is not installed")

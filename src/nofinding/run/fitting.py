@@ -1,5 +1,6 @@
 """fit: films and records in, a calibrated model out."""
 
+import os
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from nofinding.run.progress import say, tracked
 from nofinding.training import Job
 from nofinding.types import Record
 
-__all__ = ["FitOptions", "fit", "use_threads"]
+__all__ = ["FitOptions", "fit", "to_device", "use_threads"]
 
 BATCH = 16  # films scored at once
 HELD_OUT = 0.15  # of the training patients, where calibration films are taken from training
@@ -65,6 +66,19 @@ class FitOptions:
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
 
 
+def to_device(detector: Detector, accelerator: str) -> None:
+    """Puts the detector's network, if it has one, where the option says."""
+    net = getattr(detector, "net", None)
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("--accelerator cuda: there is no usable GPU; give cpu or auto")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--accelerator mps: there is none here; give cpu or auto")
+    if isinstance(net, torch.nn.Module):
+        net.to(accelerator)
+
+
 def use_threads(threads: int) -> None:
     """Sets the number of CPU threads; 0 leaves all of them."""
     if threads < 0:
@@ -73,8 +87,8 @@ def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def fit(method: str, config: Any, options: FitOptions) -> Model:
-    """Fits a method and writes the model folder.
+def fit(method: str, config: Any, options: FitOptions) -> Model | None:
+    """Fits a method and writes the model folder; None in all but torchrun's first process.
 
     Raises UserError for anything wrong with the films, the record or the folder, before
     training starts.
@@ -107,6 +121,9 @@ def fit(method: str, config: Any, options: FitOptions) -> Model:
     start = time.perf_counter()
     detector.fit(training, seed=options.seed, job=job)
     minutes = (time.perf_counter() - start) / 60
+    if os.environ.get("RANK", "0") != "0":
+        return None  # under torchrun all processes learn, and the first one writes
+    to_device(detector, options.accelerator)
     scores, threshold = _calibrated(detector, calibrating, options.seed)
     meta = {
         "preset": options.preset,
@@ -170,9 +187,9 @@ def _chosen(
             raise UserError(f"--fields {name}: not one of {', '.join(fields)}")
         if name not in cohort.offers:
             offered = ", ".join(cohort.offers) or "none"
-            raise UserError(f"--fields {name}: {cohort.name} does not offer it; it offers {offered}")
+            raise UserError(f"--fields {name}: not offered by {cohort.name}, which has {offered}")
         if name not in recorded:
-            raise UserError(f"--fields {name}: recorded for none of the {len(train)} training films")
+            raise UserError(f"--fields {name}: known for none of the {len(train)} training films")
     return [fields[name] for name in fields if name in names]
 
 

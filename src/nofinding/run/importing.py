@@ -68,7 +68,7 @@ def _standardised(specs: list[str]) -> tuple[EhrStats, str]:
         raise UserError(f"{cohort.name}: no normal film in split train to take statistics from")
     raw = official.unstandardised()
     own = EhrStats.of(train, raw.fields)
-    at = [i for i, f in enumerate(raw.fields) if f.name == "age"][0]
+    at = next(i for i, f in enumerate(raw.fields) if f.name == "age")
     mean, std = list(own.mean), list(own.std)
     mean[at], std[at] = raw.mean[at], raw.std[at]
     return EhrStats(raw.fields, tuple(mean), tuple(std), own.known), cohort.name

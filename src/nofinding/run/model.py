@@ -66,7 +66,7 @@ def save_model(folder: Path, detector: Detector, meta: Mapping[str, Any]) -> Non
         "summary": detector.summary,
         "paper": detector.paper,
         "supervision": str(detector.supervision),
-        "config": asdict(detector.config),  # type: ignore[call-overload]
+        "config": asdict(detector.config),
         "record": detector.stats.to_json(),
         "uses_ehr": detector.uses_ehr,
         "code_version": checkpoint.code_version(),

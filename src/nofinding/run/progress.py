@@ -25,4 +25,3 @@ def tracked(items: Sequence[T], what: str) -> Iterator[T]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         yield from bar.track(items, description=what)
-

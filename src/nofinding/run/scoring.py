@@ -23,9 +23,8 @@ from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.errors import UserError
 from nofinding.evaluate.calibration import hashed, p_values
-from nofinding.methods.protocol import Detector
 from nofinding.run.cohort import Cohort, cache_at, known_fields
-from nofinding.run.fitting import use_threads
+from nofinding.run.fitting import to_device, use_threads
 from nofinding.run.model import Model, load_model
 from nofinding.run.progress import say, tracked
 from nofinding.sources.files import file_records
@@ -108,29 +107,16 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
     return rows
 
 
-def to_device(detector: Detector, accelerator: str) -> None:
-    """Puts the detector's network, if it has one, where the option says."""
-    net = getattr(detector, "net", None)
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("--accelerator cuda: there is no usable GPU; give cpu or auto")
-    if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--accelerator mps: there is none here; give cpu or auto")
-    if isinstance(net, torch.nn.Module):
-        net.to(accelerator)
-
-
 def _require_free(options: ScoreOptions) -> None:
     if options.out.is_file():
         raise UserError(f"--out {options.out}: is a file; give a folder")
     if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
-        raise UserError(f"--out {options.out}: is not empty; choose another or give --overwrite true")
+        raise UserError(
+            f"--out {options.out}: is not empty; choose another or give --overwrite true"
+        )
 
 
-def _records(
-    files: Sequence[str], options: ScoreOptions, model: Model
-) -> tuple[list[Record], str]:
+def _records(files: Sequence[str], options: ScoreOptions, model: Model) -> tuple[list[Record], str]:
     fields = known_fields(options.fields_file)
     for own in model.detector.stats.fields:
         fields.setdefault(own.name, own)

@@ -1,0 +1,288 @@
+"""The documentation against the program: nothing undocumented, nothing stale, nothing broken.
+
+Command lines are parsed by the real parsers, not run; the examples of docs/adding.md are run.
+"""
+
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nofinding.cli import COMMANDS, parser_of
+from nofinding.data.batch import Films
+from nofinding.data.ehr import FIELDS, EhrStats, read_fields
+from nofinding.methods import METHODS, Detector
+from nofinding.sources import SOURCES
+from nofinding.types import Batch, Pixels, Record
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS_PAGE = ROOT / "docs" / "commands.md"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def load(path: Path, name: str) -> ModuleType:
+    """The file as a module of that name; dataclasses want to find it in sys.modules."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """What stands in the fenced blocks of one language."""
+    found = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [body for said, body in found if said == language]
+
+
+def command_lines() -> Iterator[tuple[str, str]]:
+    """(page, line) of every command of ours in a block without a language."""
+    for page in PAGES:
+        for block in blocks(page, ""):
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(r"(nofinding|torchrun) ", line):
+                    yield page.name, line
+
+
+LINES = list(command_lines())
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    return load(ROOT / "docs" / "make_commands.py", "make_commands")
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[ModuleType]:
+    """The method and the source of docs/adding.md."""
+    folder = tmp_path_factory.mktemp("adding")
+    modules = []
+    for index, text in enumerate(blocks(ROOT / "docs" / "adding.md", "python")):
+        path = folder / f"adding_{index}.py"
+        path.write_text(text, encoding="utf-8")
+        modules.append(load(path, path.stem))
+    return modules
+
+
+def test_commands_page_is_what_the_parsers_say(maker: ModuleType) -> None:
+    made = COMMANDS_PAGE.read_text(encoding="utf-8")
+    assert made == maker.text(), "stale: run .venv/bin/python docs/make_commands.py"
+
+
+def test_every_option_is_on_the_commands_page(maker: ModuleType) -> None:
+    text = COMMANDS_PAGE.read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^###? (.+?)\n(.*?)(?=^###? |\Z)", text, re.M | re.S))
+    parsers = [(f"nofinding {name}", parser_of(name)) for name in COMMANDS]
+    parsers += [(name, parser_of("fit", name)) for name in METHODS]
+    for title, parser in parsers:
+        for action in maker.documented(parser):
+            of_method = action.dest.split(".")[0] == "method"
+            if title in METHODS and not of_method:
+                continue
+            for option in action.option_strings or [str(action.metavar)]:
+                assert f"`{option}`" in sections[title], f"{title}: {option} is not documented"
+
+
+def test_every_option_says_what_it_is(maker: ModuleType) -> None:
+    parsers = [parser_of(name) for name in COMMANDS]
+    parsers += [parser_of("fit", name) for name in METHODS]
+    for parser in parsers:
+        assert parser.description
+        silent = [a.dest for a in maker.documented(parser) if not (a.help or "").strip()]
+        assert not silent, f"{parser.prog}: no docstring under {silent}"
+
+
+def rows_of(page: Path) -> dict[str, str]:
+    """The rows of all tables of a page, by the name in the first cell."""
+    rows = re.findall(r"^\| `([^`]+?):?` (\|.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return dict(rows)
+
+
+def test_readme_lists_every_method_with_what_it_is_told() -> None:
+    rows = rows_of(ROOT / "README.md")
+    stats = EhrStats.of([], list(FIELDS.values()))
+    for name, cls in METHODS.items():
+        assert name in rows, f"README.md has no row for the method {name}"
+        uses_ehr = cls(cls.PRESETS["tiny"], stats).uses_ehr
+        assert f"| {cls.supervision} | {'yes' if uses_ehr else 'no'} |" in rows[name]
+
+
+def test_readme_lists_every_record_field() -> None:
+    rows = rows_of(ROOT / "README.md")
+    for name, field in FIELDS.items():
+        assert name in rows, f"README.md has no row for the record field {name}"
+        assert (field.unit or ", ".join(field.categories)) in rows[name]
+        assert (field.loinc or "") in rows[name]
+        limits = "" if field.low is None else f"{field.low:g} to {field.high:g}"
+        assert f"| {limits} |" in rows[name].replace("| |", "|  |")
+
+
+@pytest.mark.parametrize("name", [*SOURCES])
+def test_every_source_is_explained(name: str) -> None:
+    assert name in rows_of(COMMANDS_PAGE)
+    pages = [page for page in PAGES if page != COMMANDS_PAGE]
+    assert any(f"{name}:" in page.read_text(encoding="utf-8") for page in pages)
+
+
+def test_every_preset_is_on_the_commands_page() -> None:
+    text = COMMANDS_PAGE.read_text(encoding="utf-8")
+    for name, cls in METHODS.items():
+        part = text.split(f"\n### {name}\n")[1].split("\n### ")[0].split("\n## ")[0]
+        for preset in cls.PRESETS:
+            assert f"\n| `{preset}` |" in part, f"{name}: preset {preset} is not documented"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_relative_to(ROOT), f"{page.name}: {target} leads out of the repository"
+        assert file.exists(), f"{page.name}: {target} does not exist"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name}: {target}: no such heading"
+
+
+@pytest.fixture
+def beside_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages show, each under the name in its first line."""
+    for page in PAGES:
+        for text in blocks(page, "yaml"):
+            (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_pages_hold_command_lines() -> None:
+    shown = {line.split()[1] for _, line in LINES if line.startswith("nofinding ")}
+    assert {"fit", "score", "evaluate", "import-official"} <= shown
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), LINES, ids=[f"{p}-{i}" for i, (p, _) in enumerate(LINES)]
+)
+@pytest.mark.usefixtures("beside_the_examples")
+def test_command_lines_parse(page: str, line: str) -> None:
+    words = shlex.split(line.split(" > ")[0], comments=True)
+    words = words[words.index("nofinding") + 1 :]
+    command, given = words[0], [word for word in words[1:] if word != "--print_config"]
+    assert command in COMMANDS
+    method = preset = None
+    if command == "fit":
+        method = given[0]
+        assert method in METHODS, f"{page}: {line}"
+        preset = given[given.index("--preset") + 1] if "--preset" in given else "small"
+        assert preset in METHODS[method].PRESETS, f"{page}: {line}"
+    parser = parser_of(command, method, preset)
+    parsed = parser.parse_args(given)  # ArgumentError where it does not parse
+    if method is not None:
+        config = parser.instantiate(parsed).method
+        if not preset.startswith("paper"):  # that network is large
+            METHODS[method](config, EhrStats.of([], list(FIELDS.values())))
+    for spec in getattr(parsed, "films", None) or []:
+        assert spec.split(":")[0] in SOURCES, f"{page}: {line}"
+
+
+def test_field_files_are_read(beside_the_examples: Path) -> None:
+    for name in ("fields.yaml", "my-fields.yaml"):
+        fields = read_fields(beside_the_examples / name)
+        assert {"creatinine", "smoker"} <= fields.keys() - FIELDS.keys()
+        assert fields["age"].high == 110
+
+
+def test_the_table_of_the_tutorial_is_read(tmp_path: Path) -> None:
+    (text,) = blocks(ROOT / "docs" / "tutorial.md", "csv")
+    file = tmp_path / "films.csv"
+    file.write_text(text, encoding="utf-8")
+    records = {r.image_id: r for r in SOURCES["table"].read(str(file), FIELDS)}
+    assert records["a-01"].ehr["height"] == pytest.approx(177.8)
+    assert records["a-03"].ehr["age"] == pytest.approx(8 / 12)
+    assert records["a-02"].findings == records["a-05"].findings == frozenset()
+    assert records["a-04"].findings == {"Effusion", "Cardiomegaly"}
+    assert records["a-04"].lesion is not None
+    assert not any(r.flags for r in records.values())
+
+
+class Noise:
+    """A film of noise around a grey gradient; the last one has a bright square."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __call__(self) -> Pixels:
+        rng = np.random.default_rng(self.seed)
+        film = np.linspace(0.2, 0.6, 40)[:, None] + 0.03 * rng.standard_normal((40, 40))
+        if self.seed == 99:
+            film[10:20, 10:20] = 1.0
+        return np.clip(film, 0, 1).astype(np.float32)
+
+
+def noise_films(seeds: range) -> list[Record]:
+    return [
+        Record(
+            image_id=f"film-{seed}",
+            patient_id=f"p-{seed}",
+            pixels=Noise(seed),
+            ehr={"age": 30.0 + seed} if seed % 2 else {},
+            findings=frozenset(),
+        )
+        for seed in seeds
+    ]
+
+
+def test_the_example_of_a_method_is_one(examples: list[ModuleType]) -> None:
+    kind = examples[0].MedianFilm
+    train = noise_films(range(12))
+    stats = EhrStats.of(train, [FIELDS["age"], FIELDS["sex"]])
+    config = kind.PRESETS["tiny"]
+    assert kind.PRESETS["small"] == kind.Config()
+    detector = kind(config, stats)
+    assert isinstance(detector, Detector)
+    detector.fit(Films(train, stats, config.image_size))
+    batch = Films(noise_films(range(95, 100)), stats, config.image_size).batch(range(5))
+    scores = detector.score(batch, seed=1)
+    assert scores.score.argmax() == 4  # the one with a square
+    assert scores.map is not None and scores.map.shape == batch.image.shape
+    assert scores.map.min() >= 0
+    assert scores.normal is not None and scores.normal.abs().max() <= 1
+    for row in range(5):
+        alone = Batch(*(x[row : row + 1] for x in (batch.image, batch.ehr, batch.known, batch.ids)))
+        torch.testing.assert_close(detector.score(alone).score[0], scores.score[row])
+    again = kind(config, stats)
+    again.load_state(detector.state())
+    assert torch.equal(again.score(batch).score, scores.score)
+
+
+def test_the_example_of_a_source_is_one(examples: list[ModuleType], tmp_path: Path) -> None:
+    source = examples[1].FOLDERS
+    for name in ("train/normal/p1-1", "test/normal/p2-1", "test/Pneumonia/p3-1"):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 99, np.uint8)).save(path)
+    records = list(source.read(str(tmp_path), FIELDS))
+    assert [(r.patient_id, r.split, r.findings) for r in records] == [
+        ("p1", "train", frozenset()),
+        ("p3", "test", frozenset({"Pneumonia"})),
+        ("p2", "test", frozenset()),
+    ]
+    assert records[0].pixels().shape == (8, 8)
+    assert source.offers(str(tmp_path), FIELDS) == ()
