@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,8 @@ from nofinding.errors import UserError
 __all__ = ["COMMANDS", "main", "parser_of"]
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+SWITCHES = ("--resume", "--maps", "--overwrite")  # options that are true or false
 
 USAGE = """\
 nofinding: how far a chest radiograph is from normal for this patient, where, and how sure
@@ -206,28 +209,55 @@ def _method_and_preset(arguments: Sequence[str]) -> tuple[str | None, str | None
     """The method and preset of a fit, read ahead: they decide which further options there are."""
     from nofinding.methods import METHODS
 
-    if not arguments or arguments[0].startswith("-"):
+    if {"-h", "--help"} & set(arguments) and arguments[0].startswith("-"):
         return None, None
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"fit: name the method first, one of {', '.join(METHODS)}")
     method = arguments[0]
     if method not in METHODS:
         raise UserError(f"fit {method}: not a method; there are {', '.join(METHODS)}")
     preset = "small"
-    for i, argument in enumerate(arguments):
-        if argument == "--preset" and i + 1 < len(arguments):
-            preset = arguments[i + 1]
-        elif argument.startswith("--preset="):
-            preset = argument.removeprefix("--preset=")
+    for file in _values_of("--config", arguments):
+        preset = _preset_in(Path(file)) or preset
+    for named in _values_of("--preset", arguments):
+        preset = named
     if preset not in METHODS[method].PRESETS:
         presets = ", ".join(METHODS[method].PRESETS)
         raise UserError(f"--preset {preset}: {method} has {presets}")
     return method, preset
 
 
+def _values_of(option: str, arguments: Sequence[str]) -> list[str]:
+    """What was given to an option, as "--option value" or "--option=value"."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    found = [value for name, value in pairs if name == option]
+    return found + [a.removeprefix(option + "=") for a in arguments if a.startswith(option + "=")]
+
+
+def _preset_in(file: Path) -> str | None:
+    """The preset that a config file names; a file that cannot be read is the parser's to refuse."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return str(content["preset"]) if isinstance(content, dict) and "preset" in content else None
+
+
+def _with_true(arguments: Sequence[str]) -> list[str]:
+    """Lets a switch stand alone: --resume means --resume true."""
+    out: list[str] = []
+    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+        out.append(argument)
+        if argument in SWITCHES and after.lower() not in ("true", "false", "yes", "no"):
+            out.append("true")
+    return out
+
+
 def _run(arguments: Sequence[str]) -> None:
     command = arguments[0]
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; there are {', '.join(COMMANDS)}")
-    given = list(arguments[1:])
+    given = _with_true(arguments[1:])
     method, preset = _method_and_preset(given) if command == "fit" else (None, None)
     parser = parser_of(command, method, preset)
     parsed = parser.parse_args(given)

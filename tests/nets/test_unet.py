@@ -1,6 +1,16 @@
+import pytest
 import torch
 
-from nofinding.nets.unet import Decoder, Encoder, Head, Middle, TimeEmbedding, UNetShape
+from nofinding.methods.diff3m import Diff3M
+from nofinding.nets.unet import (
+    Decoder,
+    Encoder,
+    Head,
+    Middle,
+    TimeEmbedding,
+    UNetShape,
+    groups_of,
+)
 
 SHAPE = UNetShape(
     image_size=16, width=8, multipliers=(1, 2, 2), res_blocks=2, attention_at=(8,), heads=2
@@ -32,6 +42,15 @@ def test_time_embedding_begins_with_cosines() -> None:
     assert seen[0][0].tolist() == [1.0] * 4 + [0.0] * 4
     rates = torch.tensor([1.0, 0.1, 0.01, 0.001])
     torch.testing.assert_close(seen[0][1, 4:], torch.sin(10 * rates))
+
+
+@pytest.mark.parametrize("preset", sorted(Diff3M.PRESETS))
+def test_every_norm_lets_an_added_embedding_through(preset: str) -> None:
+    # With one channel a group, GroupNorm subtracts whatever was added to a whole map.
+    shape = Diff3M.PRESETS[preset].shape
+    for multiplier in shape.multipliers:
+        channels = shape.width * multiplier
+        assert channels // groups_of(channels, shape.groups) >= 2
 
 
 def test_scale_shift_differs_from_adding() -> None:

@@ -15,7 +15,9 @@ from nofinding.errors import UserError
 from nofinding.evaluate.intervals import patient_index
 from nofinding.types import Record
 
-__all__ = ["Scored", "read_scores"]
+__all__ = ["TRAINED_ON", "Scored", "read_scores"]
+
+TRAINED_ON = "film: the model was trained on it"  # a flag, set by the pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,8 @@ def read_scores(path: Path, records: Sequence[Record]) -> Scored:
 
     Columns image_id and score are needed; p_value and flags are known, any other is a number.
     Unlabelled films are left out and counted. Raises UserError for an unreadable file, a missing
-    column, a value that is not a finite number, a duplicate or unknown image_id, or where no
-    normal or no abnormal film is left.
+    column, a value that is not a finite number, a duplicate or unknown image_id, where no normal
+    or no abnormal film is left, and for films that the model was trained on.
     """
     rows, names = _read_rows(path)
     by_id = {record.image_id: record for record in records}
@@ -91,6 +93,12 @@ def read_scores(path: Path, records: Sequence[Record]) -> Scored:
             raise UserError(
                 f"{path}: no {kind} film among the {len(ids)} labelled ones; needs both"
             )
+    trained = [image_id for image_id in ids if TRAINED_ON in rows[image_id].flags]
+    if trained:
+        raise UserError(
+            f"{path}: the model was trained on {len(trained)} of the {len(ids)} films, for example "
+            f"{trained[0]!r}; score others, such as --split test"
+        )
     parts = np.array([rows[image_id].parts for image_id in ids]).reshape(len(ids), len(names))
     return Scored(
         path=path,

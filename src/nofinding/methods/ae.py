@@ -1,6 +1,6 @@
 """The plain autoencoder: what does not fit through a few numbers is abnormal.
 
-The baseline of DDAD (Cai et al. 2022, arXiv:2206.04227) and of MedIAnomaly (Cai et al. 2025,
+The baseline of DDAD (Cai et al. 2022, arXiv:2206.03935) and of MedIAnomaly (Cai et al. 2025,
 arXiv:2404.04518), with their network and settings. One difference: the published optimiser is
 Adam with betas 0.5 and 0.999; our loop is AdamW with 0.9 and 0.999 (without weight decay, that
 is Adam).
@@ -102,9 +102,13 @@ class AE:
     def new_net(self) -> Autoencoder:
         """A network that has seen nothing."""
         c = self.config
-        return Autoencoder(
+        net = Autoencoder(
             image_size=c.image_size, channels=c.channels, hidden=c.hidden, latent=c.latent
         )
+        for weight in net.parameters():
+            if weight.ndim == 4:  # about twice as fast on a CPU, the same numbers
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        return net
 
     def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
         """The mean squared residual, greys in [-1, 1]. Draws nothing."""

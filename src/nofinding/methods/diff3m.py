@@ -60,6 +60,9 @@ class Diff3MConfig:
     """Heads of the self-attention."""
     head_channels: int = 0
     """Channels a head; 0: `heads` heads at every level."""
+    norm_groups: int = 4
+    """Groups of every GroupNorm (32 in the published network). With one channel a group the norm
+    would take the embedding of time and record away again: keep `width` at twice this or more."""
     scale_shift: bool = False
     """Embed time and record as scale and shift after a norm instead of adding them."""
     schedule: Literal["linear", "cosine"] = "linear"
@@ -86,6 +89,15 @@ class Diff3MConfig:
     @property
     def shape(self) -> UNetShape:
         """The U-Net that these fields describe."""
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise UserError(f"multipliers {self.multipliers}: give one or more, each 1 or more")
+        for multiplier in self.multipliers:
+            channels, heads = self.width * multiplier, self.head_channels or self.heads
+            if self.width < 1 or heads < 1 or channels % heads:
+                raise UserError(
+                    f"heads {self.heads}, head_channels {self.head_channels}: must divide the "
+                    f"{channels} channels of each level"
+                )
         deepest = 2 ** (len(self.multipliers) - 1)
         if self.image_size % deepest or self.image_size < 8:
             raise UserError(
@@ -101,6 +113,7 @@ class Diff3MConfig:
             heads=self.heads,
             head_channels=self.head_channels,
             scale_shift=self.scale_shift,
+            groups=self.norm_groups,
         )
 
 
@@ -283,6 +296,7 @@ def _sizes() -> dict[str, Diff3MConfig]:
         image_size=32,
         width=8,
         multipliers=(1, 2),
+        norm_groups=2,
         respacing="ddim10",
         noise_level=3,
         base_steps=20,
@@ -294,6 +308,7 @@ def _sizes() -> dict[str, Diff3MConfig]:
         multipliers=(1, 1, 2, 2, 4, 4),
         res_blocks=2,
         attention_at=(16,),
+        norm_groups=32,
         respacing="ddim1000",
         noise_level=400,
         base_steps=60_000,
@@ -302,7 +317,12 @@ def _sizes() -> dict[str, Diff3MConfig]:
     )
     small = Diff3MConfig()
     demo = replace(
-        small, base_steps=250, train=TrainConfig(steps=150, lr=1e-3, warmup=30), noise_level=10
+        small,
+        image_size=48,
+        attention_at=(12,),
+        base_steps=300,
+        noise_level=10,
+        train=TrainConfig(steps=150, lr=2e-3, warmup=30),
     )
     return {"tiny": tiny, "demo": demo, "small": small, "paper": paper}
 
@@ -428,6 +448,9 @@ class Diff3M:
         def whole(net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
             return self.loss(net, batch, rows, regenerate=True)
 
+        def sample(net: nn.Module) -> dict[str, Tensor]:
+            return self.pictures(net, normal.batch(range(min(4, len(normal)))))
+
         base_steps = c.base_steps if c.regenerate else c.base_steps + c.train.steps
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -435,12 +458,30 @@ class Diff3M:
         if base_steps:
             self.net.start_base()
             stage = replace(c.train, steps=base_steps)
-            train(self.net, base, normal, stage, seed=seed, job=job.part("base"))
+            train(self.net, base, normal, stage, seed=seed, job=job.part("base"), sample=sample)
         if c.regenerate:
             if base_steps:
                 self.net.start_fine_tuning()
-            train(self.net, whole, normal, c.train, seed=seed + 1, job=job.part("fine"))
+            fine = job.part("fine")
+            train(self.net, whole, normal, c.train, seed=seed + 1, job=fine, sample=sample)
         return self
+
+    @torch.no_grad()
+    def pictures(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """For TensorBoard: films, the same under noise at t = T / 4, and as NP restores them."""
+        assert isinstance(net, Diff3MNet)
+        device = next(net.parameters()).device
+        image = batch.image.to(device)
+        x0, t = self.greys(image), self.config.diffusion_steps // 4
+        context, _ = net.attend(x0, self.values(batch.ehr.to(device)), batch.known.to(device))
+        noise = gaussian(x0.shape[1:], generators(0, batch.ids)).to(device)
+        x = add_noise(x0, noise, self.train_abar[t])
+        levels = torch.full((len(x),), float(t), device=device)
+        eps, _ = net(x, levels, context, regenerate=False)
+        restored = predict_x0(x, eps, self.train_abar[t])
+        if self.config.variant == "program":
+            x, restored = x * 2 - 1, restored * 2 - 1
+        return {"film": image, "noised": x.clamp(-1, 1), "restored": restored.clamp(-1, 1)}
 
     @torch.no_grad()
     def reconstruct(self, image: Image, context: Tensor | None, rows: Sequence[Generator]) -> Image:

@@ -81,9 +81,11 @@ class FrozenKNN:
     def features(self, image: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
         """Each block's global average, joined. In 32 bit: bfloat16 is three times as fast, but
         its rounding would show in the distance."""
-        rgb = film_to_rgb(image.cpu()).contiguous(memory_format=torch.channels_last)
+        device = next(self.net.parameters()).device
+        rgb = film_to_rgb(image.to(device)).contiguous(memory_format=torch.channels_last)
         found = self.net.features(rgb, self.config.blocks)
-        return torch.cat([found[block].mean(dim=(2, 3)) for block in self.config.blocks], dim=1)
+        pooled = [found[block].mean(dim=(2, 3)) for block in self.config.blocks]
+        return torch.cat(pooled, dim=1).cpu()
 
     def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
         """Remembers every normal film. Raises UserError where there are fewer than k."""

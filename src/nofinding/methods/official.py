@@ -201,6 +201,7 @@ def config_of(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> Diff3M
         attention_at=attention,
         heads=int(known.get("num_heads", 1)),
         head_channels=max(head_channels, 0),
+        norm_groups=32,
         scale_shift=bool(known["use_scale_shift_norm"]),
         schedule=schedule,
         diffusion_steps=steps,

@@ -1,6 +1,6 @@
 """The autoencoder of DDAD and MedIAnomaly: a film squeezed through a few numbers.
 
-Cai et al. 2022, arXiv:2206.04227 (DDAD), and Cai et al. 2025, arXiv:2404.04518 (MedIAnomaly).
+Cai et al. 2022, arXiv:2206.03935 (DDAD), and Cai et al. 2025, arXiv:2404.04518 (MedIAnomaly).
 """
 
 from collections.abc import Sequence

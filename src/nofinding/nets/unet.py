@@ -32,6 +32,7 @@ class UNetShape:
     head_channels: int = 0  # channels a head; 0: `heads` of them whatever the width
     scale_shift: bool = False
     in_channels: int = 1
+    groups: int = 32  # of every GroupNorm; must leave two or more channels in each, see below
 
     @property
     def embedding(self) -> int:
@@ -45,9 +46,14 @@ class UNetShape:
         return 2**level in {self.image_size // side for side in self.attention_at}
 
 
-def groups_of(channels: int) -> int:
-    """GroupNorm groups: 32 where they divide the channels, else the largest divisor below."""
-    return next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+def groups_of(channels: int, groups: int) -> int:
+    """GroupNorm groups: as many as asked for where they divide the channels, else fewer.
+
+    With one channel a group the norm takes away whatever is constant over a map, and an
+    embedding that is added before it (time, record) has no effect at all. The published
+    network has 4 channels a group or more; a narrow one needs fewer groups.
+    """
+    return next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
 
 
 class TimeEmbedding(nn.Module):
@@ -77,14 +83,14 @@ class ResBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, out: int, embedding: int | None, scale_shift: bool = False
+        self, channels: int, out: int, shape: UNetShape, embedding: int | None = None
     ) -> None:
         super().__init__()
-        self.scale_shift = scale_shift
-        self.norm1 = nn.GroupNorm(groups_of(channels), channels)
+        self.scale_shift = scale_shift = shape.scale_shift
+        self.norm1 = nn.GroupNorm(groups_of(channels, shape.groups), channels)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.embed = nn.Linear(embedding, out * (1 + scale_shift)) if embedding else None
-        self.norm2 = nn.GroupNorm(groups_of(out), out)
+        self.norm2 = nn.GroupNorm(groups_of(out, shape.groups), out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
@@ -109,10 +115,10 @@ class SelfAttention(nn.Module):
     Channels are split into heads first, then into q, k, v inside each head.
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, shape: UNetShape) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(groups_of(channels), channels)
+        self.heads = channels // shape.head_channels if shape.head_channels else shape.heads
+        self.norm = nn.GroupNorm(groups_of(channels, shape.groups), channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.out = nn.Conv1d(channels, channels, 1)
         nn.init.zeros_(self.out.weight)
@@ -160,11 +166,6 @@ class Stem(nn.Conv2d):
         return super().forward(x)
 
 
-def _attention(shape: UNetShape, channels: int) -> SelfAttention:
-    heads = channels // shape.head_channels if shape.head_channels else shape.heads
-    return SelfAttention(channels, heads)
-
-
 def _run(stage: nn.Module, x: Maps, embedding: Embedding) -> Maps:
     assert isinstance(stage, nn.ModuleList)
     for block in stage:
@@ -194,9 +195,9 @@ class Encoder(nn.Module):
         for level, multiplier in enumerate(shape.multipliers):
             for _ in range(shape.res_blocks):
                 out = shape.width * multiplier
-                stage = nn.ModuleList([ResBlock(channels, out, d, shape.scale_shift)])
+                stage = nn.ModuleList([ResBlock(channels, out, shape, d)])
                 if shape.attends(level):
-                    stage.append(_attention(shape, out))
+                    stage.append(SelfAttention(out, shape))
                 self.stages.append(stage)
                 channels = out
             if level + 1 < len(shape.multipliers):
@@ -218,9 +219,9 @@ class Middle(nn.Module):
         channels = shape.width * shape.multipliers[-1]
         self.blocks = nn.ModuleList(
             [
-                ResBlock(channels, channels, shape.embedding, shape.scale_shift),
-                _attention(shape, channels),
-                ResBlock(channels, channels, shape.embedding, shape.scale_shift),
+                ResBlock(channels, channels, shape, shape.embedding),
+                SelfAttention(channels, shape),
+                ResBlock(channels, channels, shape, shape.embedding),
             ]
         )
 
@@ -240,10 +241,10 @@ class Decoder(nn.Module):
             for i in range(shape.res_blocks + 1):
                 out = shape.width * multiplier
                 stage = nn.ModuleList(
-                    [ResBlock(channels + skips.pop(), out, shape.embedding, shape.scale_shift)]
+                    [ResBlock(channels + skips.pop(), out, shape, shape.embedding)]
                 )
                 if shape.attends(level):
-                    stage.append(_attention(shape, out))
+                    stage.append(SelfAttention(out, shape))
                 if level and i == shape.res_blocks:
                     stage.append(Upsample(out))
                 self.stages.append(stage)
@@ -261,7 +262,7 @@ class Head(nn.Module):
     def __init__(self, shape: UNetShape) -> None:
         super().__init__()
         channels = shape.width * shape.multipliers[0]
-        self.norm = nn.GroupNorm(groups_of(channels), channels)
+        self.norm = nn.GroupNorm(groups_of(channels, shape.groups), channels)
         self.conv = nn.Conv2d(channels, 1, 3, padding=1)
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from nofinding.run.scoring import ScoreOptions, score
 
 __all__ = ["DemoOptions", "demo"]
 
-COHORT = "phantom:train=400,val=100,test=100,abnormal=10,size=128"
+COHORT = "phantom:train=300,val=80,test=80,abnormal=8,size=96"
 REAL_FILM = "RG1_J2KI.dcm"  # a CR film, MONOCHROME1, JPEG 2000, in the package pydicom-data
 
 

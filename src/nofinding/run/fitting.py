@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch.distributed import is_torchelastic_launched
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField, EhrStats
@@ -121,7 +122,7 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     start = time.perf_counter()
     detector.fit(training, seed=options.seed, job=job)
     minutes = (time.perf_counter() - start) / 60
-    if os.environ.get("RANK", "0") != "0":
+    if is_torchelastic_launched() and os.environ.get("RANK", "0") != "0":
         return None  # under torchrun all processes learn, and the first one writes
     to_device(detector, options.accelerator)
     scores, threshold = _calibrated(detector, calibrating, options.seed)

@@ -114,6 +114,8 @@ def card(meta: Mapping[str, Any]) -> str:
             strict=True,
         )
     )
+    minutes = meta.get("fit_minutes")
+    trained = "" if minutes is None else f"- Trained in {minutes:.1f} minutes, {meta['machine']}\n"
     made = ", ".join(f"{n} {what}" for what, n in counts.items()) or "not stated"
     return f"""# Model card: {meta["method"]}
 
@@ -125,8 +127,7 @@ normal films this model was fitted on; it is not a diagnosis, and a low score ex
 - Film: {meta.get("image_size")} pixels, aspect {meta.get("aspect")}
 - Calibration: {len(calibration.get("scores", []))} normal films ({calibration.get("from")})
 - Seed {meta.get("seed")}, version {meta["code_version"]}, torch {meta["torch_version"]}
-- Trained in {meta.get("fit_minutes", 0):.1f} minutes on {meta.get("machine", "unknown")}
-
+{trained}
 Intended for: research on anomaly detection with films like those it was fitted on. Misuse:
 films of another body part, projection or age group; any clinical decision.
 

@@ -23,6 +23,7 @@ from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.errors import UserError
 from nofinding.evaluate.calibration import hashed, p_values
+from nofinding.evaluate.table import TRAINED_ON
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.fitting import to_device, use_threads
 from nofinding.run.model import Model, load_model
@@ -79,6 +80,8 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
     _require_free(options)
     if options.batch_size < 1:
         raise UserError(f"--batch_size {options.batch_size}: give 1 or more")
+    if bool(files) == bool(options.films):
+        raise UserError("name either films with --films SOURCE:PATH or single FILEs")
     model = load_model(options.model)
     records, source = _records(files, options, model)
     films = Films(
@@ -90,7 +93,8 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
     )
     flags = _flags(records, films, model)
     to_device(model.detector, options.accelerator)
-    partial = options.out.with_name(f".{options.out.name}.{os.getpid()}.partial")
+    out = options.out.resolve()
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         rows, seconds = _score_all(model, films, options, partial)
         for row in rows:
@@ -98,7 +102,7 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         run = _run(model, films, options, source, seconds)
         checkpoint.write_atomic(partial / "scores.csv", _csv(rows))
         checkpoint.write_atomic(partial / "run.json", json.dumps(run, indent=1).encode())
-        _move(partial, options.out)
+        _move(partial, out)
     except OSError as error:
         raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
     finally:
@@ -119,9 +123,12 @@ def _require_free(options: ScoreOptions) -> None:
 def _records(files: Sequence[str], options: ScoreOptions, model: Model) -> tuple[list[Record], str]:
     fields = known_fields(options.fields_file)
     for own in model.detector.stats.fields:
-        fields.setdefault(own.name, own)
-    if bool(files) == bool(options.films):
-        raise UserError("name either films with --films SOURCE:PATH or single FILEs")
+        given = fields.setdefault(own.name, own)
+        if (given.kind, given.unit, given.categories) != (own.kind, own.unit, own.categories):
+            raise UserError(
+                f"field {own.name}: the model was fitted with {own.unit or own.categories}, "
+                f"--fields_file says {given.unit or given.categories}"
+            )
     if files:
         if options.split is not None:
             raise UserError("--split goes with --films; single FILEs have none")
@@ -158,7 +165,7 @@ def _flags(records: Sequence[Record], films: Films, model: Model) -> dict[str, t
     for index, record in tracked(list(enumerate(records)), "reading films"):
         own = list(record.flags)
         if films.pixel_hash(index) in trained:
-            own.append("film: the model was trained on it")
+            own.append(TRAINED_ON)
         if hashed(record.image_id) in calibrated:
             own.append("film: it calibrates the p-value, and is left out of its own")
         flags[record.image_id] = tuple(own)
