@@ -12,7 +12,8 @@ Level = Float[Tensor, "..."]  # abar: a scalar, or one a row (b,)
 
 def _over(abar: Level, x: Image) -> Tensor:
     """abar in double precision, shaped to multiply x."""
-    abar = torch.as_tensor(abar, dtype=torch.float64, device=x.device)
+    # On the CPU, since not every device knows double precision; `.to(x)` takes the results over.
+    abar = torch.as_tensor(abar, dtype=torch.float64, device="cpu")
     return abar.reshape(-1, *[1] * (x.ndim - 1))
 
 

@@ -56,7 +56,10 @@ def respaced_timesteps(steps: int, sections: Sequence[int]) -> Int64[Tensor, " n
         if not 1 <= count <= length:
             raise ValueError(f"cannot keep {count} of a section of {length} steps")
         stride = (length - 1) / (count - 1) if count > 1 else 1.0
-        kept += [start + round(i * stride) for i in range(count)]
+        place = 0.0
+        for _ in range(count):  # summed up, not multiplied: the published programs round so
+            kept.append(start + round(place))
+            place += stride
         start += length
     return torch.tensor(kept)
 

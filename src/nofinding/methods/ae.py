@@ -102,13 +102,9 @@ class AE:
     def new_net(self) -> Autoencoder:
         """A network that has seen nothing."""
         c = self.config
-        net = Autoencoder(
+        return Autoencoder(
             image_size=c.image_size, channels=c.channels, hidden=c.hidden, latent=c.latent
         )
-        for weight in net.parameters():
-            if weight.ndim == 4:  # about twice as fast on a CPU, the same numbers
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        return net
 
     def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
         """The mean squared residual, greys in [-1, 1]. Draws nothing."""

@@ -73,6 +73,12 @@ class Diff3MConfig:
     """Levels kept for detection: "ddimN" for every (T/N)-th, or counts a section ("10,20")."""
     noise_level: int = 20
     """L, how far a film is encoded, counted in kept levels (20 of 50 is t = 400 of 1000)."""
+    blind_encoding: bool = True
+    """Encode as if nothing were known of the patient, and decode with the record (ours; variant
+    paper). With the record both ways the inversion undoes itself, and a film that is abnormal only
+    for this patient comes back as it was. False: Algorithm 1 to the letter."""
+    decode: Literal["mpg", "np"] = "mpg"
+    """Decode through the regenerated film (Algorithm 1), or by noise prediction alone (DDIM)."""
     score: Literal["mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"] = "mse"
     """Which of the parts is the score. All are reported."""
     balance: float = 0.5
@@ -86,14 +92,35 @@ class Diff3MConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=2000, lr=3e-4))
     """Stage 2, all branches (stage 1 shares everything but the number of steps)."""
 
+    def check(self) -> None:
+        """Raises UserError for a number outside its range."""
+        ranges = {
+            "width": (1, 4096),
+            "res_blocks": (1, 64),
+            "norm_groups": (1, 4096),
+            "diffusion_steps": (25, 100_000),
+            "balance": (0, 1),
+            "drop_record": (0, 1),
+            "drop_entry": (0, 1),
+            "base_steps": (0, 10**9),
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} {getattr(self, name)}: give {low} to {high}")
+
     @property
     def shape(self) -> UNetShape:
-        """The U-Net that these fields describe."""
+        """The U-Net that these fields describe. Raises UserError for an impossible one."""
+        self.check()
         if not self.multipliers or min(self.multipliers) < 1:
             raise UserError(f"multipliers {self.multipliers}: give one or more, each 1 or more")
-        for multiplier in self.multipliers:
+        if self.image_size < 1 or any(side < 1 for side in self.attention_at):
+            raise UserError(f"attention_at {self.attention_at}: give sides of 1 pixel or more")
+        strides = {self.image_size // side for side in self.attention_at}
+        for level, multiplier in enumerate(self.multipliers):
             channels, heads = self.width * multiplier, self.head_channels or self.heads
-            if self.width < 1 or heads < 1 or channels % heads:
+            attends = 2**level in strides or level + 1 == len(self.multipliers)
+            if attends and (heads < 1 or channels % heads):
                 raise UserError(
                     f"heads {self.heads}, head_channels {self.head_channels}: must divide the "
                     f"{channels} channels of each level"
@@ -127,7 +154,8 @@ class Diff3MNet(nn.Module):
         super().__init__()
         shape = config.shape
         self.as_program = config.variant == "program"
-        self.diffusion_steps = config.diffusion_steps
+        # The program divides by 1000 whatever its number of steps.
+        self.fade_steps = 1000 if self.as_program else config.diffusion_steps
         self.time = TimeEmbedding(shape.width, shape.embedding)
         self.encoder, self.middle = Encoder(shape), Middle(shape)
         self.decoder, self.head = Decoder(shape), Head(shape)
@@ -170,7 +198,7 @@ class Diff3MNet(nn.Module):
     def masks(self, x: Image, t: Float[Tensor, " b"]) -> tuple[Image, Image]:
         """The two checkerboards, faded for the noise level of each row (eq. 1)."""
         first, second = checkerboards(*x.shape[-2:])
-        level = t / self.diffusion_steps
+        level = t / self.fade_steps
         return fade(first.to(x.device), level), fade(second.to(x.device), level)
 
     def predict_noise(self, x: Image, before: Tensor, after: Tensor) -> Image:
@@ -312,6 +340,7 @@ def _sizes() -> dict[str, Diff3MConfig]:
         respacing="ddim1000",
         noise_level=400,
         base_steps=60_000,
+        blind_encoding=False,
         score="max_abs",
         train=TrainConfig(steps=70_000, batch_size=3, lr=1e-4, checkpoint_every=1000),
     )
@@ -423,7 +452,7 @@ class Diff3M:
         t = integers(0, c.diffusion_steps, rows)
         noise = gaussian(x0.shape[1:], rows).to(device)
         draws = uniform((batch.known.shape[1] + 1,), rows).to(device)
-        x = add_noise(x0, noise, self.train_abar[t].to(device))
+        x = add_noise(x0, noise, self.train_abar[t])
         known = drop_records(batch.known, draws, c.drop_record, c.drop_entry)
         context, _ = net.attend(x0, self.values(batch.ehr), known)
         eps, regenerated = net(x, t.float().to(device), context, regenerate=regenerate)
@@ -484,17 +513,28 @@ class Diff3M:
         return {"film": image, "noised": x.clamp(-1, 1), "restored": restored.clamp(-1, 1)}
 
     @torch.no_grad()
-    def reconstruct(self, image: Image, context: Tensor | None, rows: Sequence[Generator]) -> Image:
-        """The pseudo-healthy film, on the network's scale."""
+    def reconstruct(
+        self,
+        image: Image,
+        context: Tensor | None,
+        blind: Tensor | None,
+        rows: Sequence[Generator],
+    ) -> Image:
+        """The pseudo-healthy film, on the network's scale.
+
+        `context` is what the record says to the film, `blind` what an empty record says.
+        """
         x0 = self.greys(image)
+        through = self.config.decode == "mpg"
+        start = blind if self.config.blind_encoding else context
         steps = self.timestep_map.to(x0.device, torch.float32)
 
         def call(x: Image, k: int) -> tuple[Image, Image]:
-            eps, regenerated = self.net(x, steps[k].expand(len(x)), context)
+            eps, regenerated = self.net(x, steps[k].expand(len(x)), context, regenerate=through)
             return eps, regenerated
 
         def encode(x: Image, k: int) -> tuple[Image, Image]:
-            eps, same = self.net(x, steps[k].expand(len(x)), context, regenerate=False)
+            eps, same = self.net(x, steps[k].expand(len(x)), start, regenerate=False)
             return eps, same
 
         if self.config.variant == "paper":
@@ -511,7 +551,8 @@ class Diff3M:
         context, weights = self.net.attend(
             self.greys(image), self.values(batch.ehr.to(device)), batch.known.to(device)
         )
-        found = self.reconstruct(image, context, generators(seed, batch.ids))
+        blind = None if context is None else torch.zeros_like(context)
+        found = self.reconstruct(image, context, blind, generators(seed, batch.ids))
         normal = found if self.config.variant == "program" else (found + 1) / 2
         x = (image + 1) / 2
         parts = scores_of(x, normal)

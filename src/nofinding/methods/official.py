@@ -6,7 +6,6 @@ tensors and plain containers only.
 """
 
 import json
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from nofinding.data.ehr import FIELDS, EhrField, EhrStats
 from nofinding.errors import UserError
+from nofinding.functional.schedule import respace
 from nofinding.methods.diff3m import DEMOGRAPHICS, Diff3M, Diff3MConfig
 
 __all__ = ["OFFICIAL_FIELDS", "config_of", "detector_of", "read_checkpoint", "renamed"]
@@ -99,7 +99,7 @@ def renamed(tensors: Mapping[str, Tensor], tokens: tuple[int, ...]) -> dict[str,
         table = re.fullmatch(r"ieca\.tokenizers\.(\d)\.(weight|bias)", ours)
         if table:
             tensor = tensor[: tokens[int(table[1])]]
-        if ours.startswith("head.conv."):
+        if ours.startswith(("head.conv.", "mask_head.conv.")):
             tensor = tensor[:1]  # the published head has a second channel that nothing reads
         state[ours] = tensor.float()
     return state
@@ -125,7 +125,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd protocols, on the way to a refusal
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can fail anywhere in the reader
         raise UserError(f"{path}: refused: damaged, or holds objects other than tensors") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -176,41 +176,65 @@ def config_of(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> Diff3M
     Flags that no shape tells (image size, heads, schedule, respacing) fall back to the
     published ones: 256, 1, linear, every step. Raises UserError for a flag we cannot honour.
     """
-    known = {**_flags_from_shapes(tensors), **flags}
+    try:
+        return _config_of(tensors, {**_flags_from_shapes(tensors), **flags})
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise UserError(f"the checkpoint's flags cannot be used: {error}") from error
+
+
+def _numbers(flag: Any) -> tuple[int, ...]:
+    """The whole numbers of a flag, "1,2,4" or a list of them."""
+    return tuple(int(n) for n in (flag if isinstance(flag, list) else str(flag).split(",")) if n)
+
+
+def _is_on(flag: Any) -> bool:
+    return str(flag).lower() in ("true", "1", "yes")
+
+
+def _config_of(tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> Diff3MConfig:
+    for name in ("use_new_attention_order", "resblock_updown", "predict_xstart"):
+        if _is_on(known.get(name, False)):
+            raise UserError(f"flag {name} is on in the checkpoint, and not supported")
+    steps = int(known.get("diffusion_steps", 1000))
+    if _is_on(known.get("rescale_timesteps", False)) and steps != 1000:
+        raise UserError("flag rescale_timesteps is supported with 1000 diffusion_steps only")
+    heads = int(known.get("num_heads", 1))
+    if int(known.get("num_heads_upsample", -1)) not in (-1, heads):
+        raise UserError("flag num_heads_upsample is supported where it equals num_heads")
     size = int(known.get("image_size", 256))
     if "attention_resolutions" in known:
-        attention = tuple(int(s) for s in str(known["attention_resolutions"]).split(",") if s)
+        attention = _numbers(known["attention_resolutions"])
     else:
         attention = tuple(size // s for s in known["attention_strides"])
     schedule = known.get("noise_schedule", "linear")
     if schedule not in ("linear", "cosine"):
         raise UserError(f"noise_schedule {schedule!r} is not one of linear, cosine")
-    multipliers = str(known["channel_mult"]) or _flags_from_shapes(tensors)["channel_mult"]
+    multipliers = known["channel_mult"] or _flags_from_shapes(tensors)["channel_mult"]
     head_channels = int(known.get("num_head_channels", -1))
-    levels = 400 if known.get("dataset", "mimic") == "mimic" else 600
-    steps = int(known.get("diffusion_steps", 1000))
+    full = any(n.startswith("ehr_tokenizer") for n in tensors)
+    levels = 400 if known.get("dataset", "mimic" if full else "chexpert") == "mimic" else 600
     spacing = str(known.get("timestep_respacing") or "")
     config = Diff3MConfig(
         variant="program",
-        record="full" if any(n.startswith("ehr_tokenizer") for n in tensors) else "demographics",
+        record="full" if full else "demographics",
         regenerate=any(n.startswith("apm_mask") for n in tensors),
         image_size=size,
         width=int(known["num_channels"]),
-        multipliers=tuple(int(m) for m in multipliers.split(",")),
+        multipliers=_numbers(multipliers),
         res_blocks=int(known["num_res_blocks"]),
         attention_at=attention,
-        heads=int(known.get("num_heads", 1)),
+        heads=heads,
         head_channels=max(head_channels, 0),
         norm_groups=32,
-        scale_shift=bool(known["use_scale_shift_norm"]),
+        scale_shift=_is_on(known["use_scale_shift_norm"]),
         schedule=schedule,
         diffusion_steps=steps,
         respacing=spacing,
         noise_level=2,
         score="max_abs",
     )
-    kept = len(Diff3M(replace(config, width=8, multipliers=(1,)), unstandardised()).abar)
-    return replace(config, noise_level=max(2, min(levels * kept // steps, kept - 1)))
+    kept = len(respace(steps, spacing))
+    return replace(config, noise_level=max(2, min(levels * kept // 1000, kept - 1)))
 
 
 def unstandardised() -> EhrStats:

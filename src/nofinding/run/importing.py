@@ -71,4 +71,5 @@ def _standardised(specs: list[str]) -> tuple[EhrStats, str]:
     at = next(i for i, f in enumerate(raw.fields) if f.name == "age")
     mean, std = list(own.mean), list(own.std)
     mean[at], std[at] = raw.mean[at], raw.std[at]
-    return EhrStats(raw.fields, tuple(mean), tuple(std), own.known), cohort.name
+    known = tuple(map(max, raw.known, own.known))  # demographics need no statistics
+    return EhrStats(raw.fields, tuple(mean), tuple(std), known), cohort.name
