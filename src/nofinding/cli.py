@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
@@ -283,10 +284,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, ArgumentError) as error:
         print(f"nofinding: {_one_line(error)}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError:
+        print(
+            "nofinding: the accelerator's memory is too small; give less --batch_size or "
+            "--method.train.batch_size",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("nofinding: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f"nofinding: {error.filename or 'file system'}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0

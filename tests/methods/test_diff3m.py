@@ -240,3 +240,42 @@ def test_paper_preset_is_the_published_size() -> None:
         net = Diff3M(Diff3M.PRESETS["paper-program"], STATS).net
     millions = sum(p.numel() for p in net.parameters()) / 1e6
     assert millions == pytest.approx(290, abs=5)
+
+
+def test_blind_encoding_forgets_the_record_on_the_way_up_only() -> None:
+    made = detector(replace(TINY, blind_encoding=True))
+    seen: list[tuple[bool, bool]] = []
+    real = made.net.forward
+
+    def watched(x: Tensor, t: Tensor, context: Tensor, *, regenerate: bool = True):  # type: ignore[no-untyped-def]
+        seen.append((regenerate, bool(context.any())))
+        return real(x, t, context, regenerate=regenerate)
+
+    made.net.forward = watched  # type: ignore[method-assign]
+    made.score(batch())
+    assert seen == [(False, False)] * 3 + [(True, True)] * 3
+    assert not Diff3M.PRESETS["paper"].blind_encoding
+
+
+def test_decoding_by_noise_prediction_leaves_mpg_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = detector(replace(TINY, decode="np"))
+    monkeypatch.setattr(made.net, "regenerate", lambda *_: pytest.fail("MPG was run"))
+    made.score(batch())
+
+
+def test_fields_used_are_those_under_a_softmax_and_known_to_training() -> None:
+    assert detector().fields_used == NAMES
+    assert detector(Diff3M.PRESETS["tiny-demographics"]).fields_used == NAMES[:3]
+    assert detector(Diff3M.PRESETS["tiny-ddpm"]).fields_used == ()
+    stats = replace(STATS, known=(9, 9, 9, 0, 9))
+    assert "bmi" not in Diff3M(TINY, stats).fields_used
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"norm_groups": 0}, {"diffusion_steps": 10}, {"drop_record": 3.0}, {"balance": 7.0},
+     {"base_steps": -5}, {"multipliers": ()}, {"heads": 3}, {"attention_at": (0,)}],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=str(next(iter(change)))):
+        Diff3M(replace(TINY, **change), STATS)

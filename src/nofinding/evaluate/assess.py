@@ -65,6 +65,9 @@ def evaluate(
     other = None if compare is None else _same_films(compare, records, scored)
     size, aspect = _grid(scored)
     stats = EhrStats.of(train_normals or scored.records, fields)
+    # A trivial row must not learn from a film that it is judged on, nor from its patient.
+    judged = {r.patient_id for r in scored.records}
+    train_normals = [r for r in train_normals if r.patient_id not in judged]
     films = Films(scored.records, stats, size, aspect, cache)
     lesions = _lesions(scored, size, aspect)
     shown, map_top = walls(scored, films, lesions, fields)

@@ -418,6 +418,12 @@ class Diff3M:
         return bool(self.groups)
 
     @property
+    def fields_used(self) -> tuple[str, ...]:
+        """Record fields under a softmax; not those that were known for no training film."""
+        columns = sorted(column for group in self.groups for column in group)
+        return tuple(self.stats.fields[c].name for c in columns if self.stats.known[c])
+
+    @property
     def image_size(self) -> int:
         """Side of the films it takes, in pixels."""
         return self.config.image_size
@@ -556,8 +562,8 @@ class Diff3M:
         normal = found if self.config.variant == "program" else (found + 1) / 2
         x = (image + 1) / 2
         parts = scores_of(x, normal)
-        if self.uses_ehr:
-            for i, f in enumerate(self.stats.fields):
+        for i, f in enumerate(self.stats.fields):
+            if f.name in self.fields_used:
                 parts[f"attention.{f.name}"] = weights[:, i]
         return Scores(
             score=parts[self.config.score].cpu(),

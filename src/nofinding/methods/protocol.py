@@ -49,6 +49,10 @@ class Detector(Protocol):
         """Whether the record changes the score."""
 
     @property
+    def fields_used(self) -> tuple[str, ...]:
+        """Names of the record fields that it reads; empty for a method without a record."""
+
+    @property
     def image_size(self) -> int:
         """Side of the films that it takes, in pixels: Films must be built at this size."""
 

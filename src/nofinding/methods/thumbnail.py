@@ -56,6 +56,11 @@ class Thumbnail:
         return False
 
     @property
+    def fields_used(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @property
     def image_size(self) -> int:
         """Side of the films it takes, in pixels."""
         return self.config.image_size

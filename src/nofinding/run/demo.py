@@ -14,6 +14,7 @@ from nofinding.run.scoring import ScoreOptions, score
 __all__ = ["DemoOptions", "demo"]
 
 COHORT = "phantom:train=300,val=80,test=80,abnormal=8,size=96"
+MARK = ".nofinding-demo"  # only a folder that has it is ever replaced
 REAL_FILM = "RG1_J2KI.dcm"  # a CR film, MONOCHROME1, JPEG 2000, in the package pydicom-data
 
 
@@ -36,12 +37,16 @@ class DemoOptions:
 def demo(options: DemoOptions) -> Path:
     """Path of the report. Raises UserError where the folder is not one that demo made."""
     out = options.out
-    if out.exists() and any(out.iterdir()) and not (out / "model").exists():
+    if out.is_file():
+        raise UserError(f"--out {out}: is a file; give a folder")
+    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
         raise UserError(f"--out {out}: is not empty and not a demo's; choose another folder")
     shutil.rmtree(out, ignore_errors=True)
     cls = METHODS.get(options.method)
     if cls is None or options.preset not in cls.PRESETS:
         raise UserError(f"no method {options.method!r} with a preset {options.preset!r}")
+    out.mkdir(parents=True)
+    (out / MARK).touch()
     model, cache = out / "model", out / "cache"
     say("Simulated films (phantoms), not patients: see docs/phantom.md")
     fit(

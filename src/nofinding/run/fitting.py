@@ -1,5 +1,6 @@
 """fit: films and records in, a calibrated model out."""
 
+import hashlib
 import os
 import platform
 import time
@@ -77,6 +78,7 @@ def to_device(detector: Detector, accelerator: str) -> None:
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise UserError("--accelerator mps: there is none here; give cpu or auto")
     if isinstance(net, torch.nn.Module):
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa are not float32
         net.to(accelerator)
 
 
@@ -100,6 +102,7 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
             say(f"{options.out} is finished already")
             return load_model(options.out)
         raise UserError(f"--out {options.out}: holds a model already; choose another folder")
+    _require_writable(options.out)
     fields = known_fields(options.fields_file)
     cohort = Cohort(options.films, fields)
     train, calibration, origin = _parts(cohort, options)
@@ -110,14 +113,14 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     training = Films(train, stats, size, options.aspect, cache)
     calibrating = Films(calibration, stats, size, options.aspect, cache)
     hashes = _apart(training, calibrating)
-    used = ", ".join(f.name for f in stats.fields) if detector.uses_ehr else "none"
+    used = ", ".join(detector.fields_used) or "none"
     say(f"{len(train)} normal films to learn from, {len(calibration)} to calibrate; record: {used}")
     job = Job(
         folder=options.out / "training",
         resume=options.resume,
         accelerator=options.accelerator,
         devices=options.devices,
-        about={"method": method, "config": asdict(config)},
+        about={"method": method, "config": asdict(config), "films": _digest(hashes)},
     )
     start = time.perf_counter()
     detector.fit(training, seed=options.seed, job=job)
@@ -148,6 +151,19 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     save_model(options.out, detector, meta)
     say(f"{options.out}: {method} fitted in {minutes:.1f} minutes")
     return load_model(options.out)
+
+
+def _require_writable(out: Path) -> None:
+    """Raises UserError where no folder can be made at `out`, before hours are spent."""
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--out {out}: {nearest.name} is a file; give a folder")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"--out {out}: no permission to write there")
+
+
+def _digest(hashes: list[str]) -> str:
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def _parts(cohort: Cohort, options: FitOptions) -> tuple[list[Record], list[Record], str]:

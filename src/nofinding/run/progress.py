@@ -1,10 +1,12 @@
 """What a use case tells while it works: on stderr, and live only on a terminal."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.distributed import is_torchelastic_launched
 
 __all__ = ["say", "tracked"]
 
@@ -12,7 +14,9 @@ T = TypeVar("T")
 
 
 def say(line: str) -> None:
-    """One line on stderr."""
+    """One line on stderr; under torchrun from the first process alone."""
+    if is_torchelastic_launched() and os.environ.get("RANK", "0") != "0":
+        return
     Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 

@@ -8,6 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from nofinding.types import Record, Scores, Split
 
 __all__ = ["ScoreOptions", "score"]
 
+OURS = frozenset({"scores.csv", "run.json", "maps", "normal"})  # what `score` writes
 UNFIT = frozenset('/\\\0"')  # characters that an image_id may not have: it names files
 
 
@@ -91,15 +93,15 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         model.meta["aspect"],
         cache_at(options.cache),
     )
-    flags = _flags(records, films, model)
+    flags = _flags(records, films, model, source)
     to_device(model.detector, options.accelerator)
     out = options.out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        rows, seconds = _score_all(model, films, options, partial)
+        rows, cost = _score_all(model, films, options, partial)
         for row in rows:
             row["flags"] = "; ".join(flags[row["image_id"]])
-        run = _run(model, films, options, source, seconds)
+        run = _run(model, films, options, source) | cost
         checkpoint.write_atomic(partial / "scores.csv", _csv(rows))
         checkpoint.write_atomic(partial / "run.json", json.dumps(run, indent=1).encode())
         _move(partial, out)
@@ -107,16 +109,20 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    say(f"{options.out / 'scores.csv'}: {len(rows)} films, {seconds:.2f} s a film")
+    say(f"{options.out / 'scores.csv'}: {len(rows)} films, {cost['seconds_per_film']:.2f} s a film")
     return rows
 
 
 def _require_free(options: ScoreOptions) -> None:
     if options.out.is_file():
         raise UserError(f"--out {options.out}: is a file; give a folder")
-    if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
+    present = {path.name for path in options.out.iterdir()} if options.out.is_dir() else set()
+    if present and not options.overwrite:
+        raise UserError(f"--out {options.out}: is not empty; choose another or give --overwrite")
+    if present - OURS:
         raise UserError(
-            f"--out {options.out}: is not empty; choose another or give --overwrite true"
+            f"--out {options.out}: holds {min(present - OURS)!r}, which is not of `score`; "
+            "it is not overwritten"
         )
 
 
@@ -136,8 +142,8 @@ def _records(files: Sequence[str], options: ScoreOptions, model: Model) -> tuple
     if options.ehr:
         raise UserError("--ehr goes with single FILEs; a source has records of its own")
     cohort = Cohort(options.films, fields)
-    absent = [f.name for f in model.detector.stats.fields if f.name not in cohort.offers]
-    if absent and model.detector.uses_ehr and options.missing_fields == "refuse":
+    absent = [name for name in model.detector.fields_used if name not in cohort.offers]
+    if absent and options.missing_fields == "refuse":
         raise UserError(
             f"{cohort.name}: has no column {', '.join(absent)}, with which the model was fitted; "
             "add it (cells may be empty) or give --missing_fields mask"
@@ -157,13 +163,17 @@ def _records(files: Sequence[str], options: ScoreOptions, model: Model) -> tuple
     return sorted(records, key=lambda r: r.image_id), cohort.name
 
 
-def _flags(records: Sequence[Record], films: Films, model: Model) -> dict[str, tuple[str, ...]]:
+def _flags(
+    records: Sequence[Record], films: Films, model: Model, source: str
+) -> dict[str, tuple[str, ...]]:
     """What a reader of the row must know. Decodes every film, so that a bad one stops us here."""
     trained = set(model.meta.get("training_pixels", ()))
     calibrated = set(model.calibration[1])
     flags = {}
     for index, record in tracked(list(enumerate(records)), "reading films"):
         own = list(record.flags)
+        if source.startswith("phantom:"):
+            own.append("film: a phantom, simulated")
         if films.pixel_hash(index) in trained:
             own.append(TRAINED_ON)
         if hashed(record.image_id) in calibrated:
@@ -174,15 +184,22 @@ def _flags(records: Sequence[Record], films: Films, model: Model) -> dict[str, t
 
 def _score_all(
     model: Model, films: Films, options: ScoreOptions, folder: Path
-) -> tuple[list[dict[str, str]], float]:
+) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """The rows of scores.csv, and what a film cost."""
     rows: list[dict[str, str]] = []
     stored, ids = model.calibration
-    spent = 0.0
+    spent, gflop = 0.0, 0.0
     for start in tracked(range(0, len(films), options.batch_size), "scoring"):
         batch = films.batch(range(start, min(start + options.batch_size, len(films))))
         begin = time.perf_counter()
-        scores = model.detector.score(batch, seed=options.seed)
+        with FlopCounterMode(display=False) if not start else nullcontext() as counter:
+            scores = model.detector.score(batch, seed=options.seed)
         spent += time.perf_counter() - begin
+        if counter is not None:
+            gflop = counter.get_total_flops() / 1e9 / len(batch.ids)
+        if not scores.score.isfinite().all():
+            bad = batch.ids[int((~scores.score.isfinite()).nonzero()[0])]
+            raise UserError(f"film {bad!r}: the score is not a finite number; the model is broken")
         p = p_values(
             scores.score.double().numpy(),
             stored,
@@ -197,7 +214,7 @@ def _score_all(
         if options.maps:
             film = (batch.image[:, 0].numpy() + 1) / 2
             write_maps(folder, batch.ids, film, scores, model.meta.get("map_threshold"))
-    return rows, spent / max(len(films), 1)
+    return rows, {"gflop": gflop, "seconds_per_film": spent / len(films)}
 
 
 def write_maps(
@@ -243,13 +260,9 @@ def _csv(rows: Sequence[dict[str, str]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _run(
-    model: Model, films: Films, options: ScoreOptions, source: str, seconds: float
-) -> dict[str, Any]:
+def _run(model: Model, films: Films, options: ScoreOptions, source: str) -> dict[str, Any]:
     """What it took to make these scores, for whoever must make them again."""
     detector, meta = model.detector, model.meta
-    with FlopCounterMode(display=False) as counter:
-        detector.score(films.batch([0]), seed=options.seed)
     split: Split | None = options.split
     return {
         "model_sha256": model.sha256,
@@ -257,7 +270,7 @@ def _run(
         "summary": detector.summary,
         "supervision": str(detector.supervision),
         "uses_ehr": detector.uses_ehr,
-        "fields": [f.name for f in detector.stats.fields],
+        "fields": list(detector.fields_used),
         "preset": meta.get("preset"),
         "config": meta["config"],
         "model_seed": meta.get("seed"),
@@ -273,8 +286,6 @@ def _run(
         "calibration_ids": model.calibration[1],
         "map_threshold": meta.get("map_threshold"),
         "network_calls": detector.network_calls,
-        "gflop": counter.get_total_flops() / 1e9,
-        "seconds_per_film": seconds,
         "precision": "float32",
         "threads": torch.get_num_threads(),
         "fit_minutes": meta.get("fit_minutes"),
@@ -293,5 +304,10 @@ def _move(partial: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         out.rename(old)
-    partial.rename(out)
+    try:
+        partial.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)
