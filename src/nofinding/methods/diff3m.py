@@ -89,7 +89,9 @@ class Diff3MConfig:
     """Share of the other training films' entries that are hidden."""
     base_steps: int = 2000
     """Stage 1: steps for the noise predictor and the cross-attention alone; 0 to skip it."""
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=2000, lr=3e-4))
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(steps=2000, lr=1e-3, sample_every=500)
+    )
     """Stage 2, all branches (stage 1 shares everything but the number of steps)."""
 
     def check(self) -> None:
@@ -342,7 +344,9 @@ def _sizes() -> dict[str, Diff3MConfig]:
         base_steps=60_000,
         blind_encoding=False,
         score="max_abs",
-        train=TrainConfig(steps=70_000, batch_size=3, lr=1e-4, checkpoint_every=1000),
+        train=TrainConfig(
+            steps=70_000, batch_size=3, lr=1e-4, checkpoint_every=1000, sample_every=1000
+        ),
     )
     small = Diff3MConfig()
     demo = replace(
