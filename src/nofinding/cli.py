@@ -230,7 +230,7 @@ def _method_and_preset(arguments: Sequence[str]) -> tuple[str | None, str | None
 
 def _values_of(option: str, arguments: Sequence[str]) -> list[str]:
     """What was given to an option, as "--option value" or "--option=value"."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments[1:], ""], strict=False)
     found = [value for name, value in pairs if name == option]
     return found + [a.removeprefix(option + "=") for a in arguments if a.startswith(option + "=")]
 
@@ -247,7 +247,7 @@ def _preset_in(file: Path) -> str | None:
 def _with_true(arguments: Sequence[str]) -> list[str]:
     """Lets a switch stand alone: --resume means --resume true."""
     out: list[str] = []
-    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=False):
         out.append(argument)
         if argument in SWITCHES and after.lower() not in ("true", "false", "yes", "no"):
             out.append("true")

@@ -1,0 +1,43 @@
+"""The command line by itself: what it lists, and how a switch may be written."""
+
+import pytest
+
+from nofinding import __version__
+from nofinding.cli import COMMANDS, main
+from nofinding.methods import METHODS
+from nofinding.sources import SOURCES
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, names in (("methods", METHODS), ("sources", SOURCES)):
+        assert main([command]) == 0
+        shown = capsys.readouterr().out
+        assert all(name in shown for name in names)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(f"nofinding {command}" in shown for command in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_of_each_command_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"nofinding {command}" in capsys.readouterr().out
+
+
+def test_a_command_without_arguments_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in ("fit", "score", "evaluate", "import-official"):
+        assert main([command]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
