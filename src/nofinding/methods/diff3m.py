@@ -71,15 +71,15 @@ class Diff3MConfig:
     """T, the number of noise levels in training."""
     respacing: str = "ddim50"
     """Levels kept for detection: "ddimN" for every (T/N)-th, or counts a section ("10,20")."""
-    noise_level: int = 20
-    """L, how far a film is encoded, counted in kept levels (20 of 50 is t = 400 of 1000)."""
+    noise_level: int = 10
+    """L, how far a film is encoded, counted in kept levels (10 of 50 is t = 200 of 1000)."""
     blind_encoding: bool = True
     """Encode as if nothing were known of the patient, and decode with the record (ours; variant
     paper). With the record both ways the inversion undoes itself, and a film that is abnormal only
     for this patient comes back as it was. False: Algorithm 1 to the letter."""
     decode: Literal["mpg", "np"] = "mpg"
     """Decode through the regenerated film (Algorithm 1), or by noise prediction alone (DDIM)."""
-    score: Literal["mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"] = "mse"
+    score: Literal["mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"] = "max_abs"
     """Which of the parts is the score. All are reported."""
     balance: float = 0.5
     """lambda: loss = (1 - lambda) * noise loss + lambda * regeneration loss."""
@@ -343,7 +343,6 @@ def _sizes() -> dict[str, Diff3MConfig]:
         noise_level=400,
         base_steps=60_000,
         blind_encoding=False,
-        score="max_abs",
         train=TrainConfig(
             steps=70_000, batch_size=3, lr=1e-4, checkpoint_every=1000, sample_every=1000
         ),
@@ -351,11 +350,10 @@ def _sizes() -> dict[str, Diff3MConfig]:
     small = Diff3MConfig()
     demo = replace(
         small,
-        image_size=48,
-        attention_at=(12,),
-        base_steps=300,
-        noise_level=10,
-        train=TrainConfig(steps=150, lr=2e-3, warmup=30),
+        image_size=32,
+        multipliers=(1, 2, 4),
+        base_steps=900,
+        train=TrainConfig(steps=250, batch_size=32, lr=1.5e-3, warmup=50),
     )
     return {"tiny": tiny, "demo": demo, "small": small, "paper": paper}
 

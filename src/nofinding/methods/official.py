@@ -231,7 +231,6 @@ def _config_of(tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> Diff3
         diffusion_steps=steps,
         respacing=spacing,
         noise_level=2,
-        score="max_abs",
     )
     kept = len(respace(steps, spacing))
     return replace(config, noise_level=max(2, min(levels * kept // 1000, kept - 1)))
