@@ -17,7 +17,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch.utils.flop_counter import FlopCounterMode
 
 from nofinding import checkpoint
@@ -98,7 +98,8 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
     out = options.out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        rows, cost = _score_all(model, films, options, partial)
+        label = "PHANTOM (simulated)" if source.startswith("phantom:") else "research use only"
+        rows, cost = _score_all(model, films, options, partial, label)
         for row in rows:
             row["flags"] = "; ".join(flags[row["image_id"]])
         run = _run(model, films, options, source) | cost
@@ -183,7 +184,7 @@ def _flags(
 
 
 def _score_all(
-    model: Model, films: Films, options: ScoreOptions, folder: Path
+    model: Model, films: Films, options: ScoreOptions, folder: Path, label: str
 ) -> tuple[list[dict[str, str]], dict[str, float]]:
     """The rows of scores.csv, and what a film cost."""
     rows: list[dict[str, str]] = []
@@ -213,7 +214,7 @@ def _score_all(
             rows.append(row)
         if options.maps:
             film = (batch.image[:, 0].numpy() + 1) / 2
-            write_maps(folder, batch.ids, film, scores, model.meta.get("map_threshold"))
+            write_maps(folder, batch.ids, film, scores, model.meta.get("map_threshold"), label)
     return rows, {"gflop": gflop, "seconds_per_film": spent / len(films)}
 
 
@@ -223,6 +224,7 @@ def write_maps(
     film: Float[np.ndarray, "b h w"],
     scores: Scores,
     top: float | None,
+    label: str,
 ) -> None:
     """maps/ID.npy and maps/ID.png (the film under the map), normal/ID.npy in [0, 1].
 
@@ -240,15 +242,24 @@ def write_maps(
                 continue
             np.save(folder / name / f"{image_id}.npy", array)
             span = 2 * top if top else float(array.max()) or 1.0
-            overlay(film[i], array / span).save(folder / name / f"{image_id}.png")
+            overlay(film[i], array / span, label).save(folder / name / f"{image_id}.png")
 
 
-def overlay(film: Float[np.ndarray, "h w"], heat: Float[np.ndarray, "h w"]) -> Image.Image:
-    """The film in grey with the map over it: stronger is brighter and more opaque."""
+def overlay(
+    film: Float[np.ndarray, "h w"], heat: Float[np.ndarray, "h w"], label: str
+) -> Image.Image:
+    """The film in grey with the map over it: stronger is brighter and more opaque.
+
+    Enlarged by a whole factor to 256 pixels or more, with `label` in its corner.
+    """
     strength = np.clip(heat, 0, 1)[..., None]
     colour = mpl.colormaps["inferno"](strength[..., 0])[..., :3]
     mixed = film[..., None] * (1 - 0.7 * strength) + colour * 0.7 * strength
-    return Image.fromarray((mixed * 255).clip(0, 255).astype(np.uint8))
+    picture = Image.fromarray((mixed * 255).clip(0, 255).astype(np.uint8))
+    factor = -(-256 // picture.width)
+    picture = picture.resize((picture.width * factor, picture.height * factor))
+    ImageDraw.Draw(picture).text((4, 4), label, fill=(255, 255, 255))
+    return picture
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> bytes:
