@@ -17,6 +17,7 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.residual import max_abs, mse, residual_map
+from nofinding.methods.protocol import WithoutRecord
 from nofinding.nets.autoencoder import Autoencoder
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
@@ -53,7 +54,7 @@ class AEConfig:
     """How it is trained; `epochs`, if given, replaces its steps. At least 2 films a batch."""
 
 
-class AE:
+class AE(WithoutRecord):
     """Scores a film by its mean squared difference from the film after the squeeze."""
 
     name: ClassVar[str] = "ae"
@@ -83,21 +84,6 @@ class AE:
             raise UserError("train.batch_size: 1 is not allowed for ae; give 2 or more")
         self.config, self.stats = config, stats
         self.net: Autoencoder | None = None
-
-    @property
-    def uses_ehr(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def fields_used(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def image_size(self) -> int:
-        """Side of the films it takes, in pixels."""
-        return self.config.image_size
 
     @property
     def network_calls(self) -> int:

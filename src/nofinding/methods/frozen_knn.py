@@ -16,6 +16,7 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.neighbours import nearest
+from nofinding.methods.protocol import WithoutRecord
 from nofinding.nets.backbone import BLOCKS, film_to_rgb, load_efficientnet_lite0
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
@@ -40,7 +41,7 @@ class FrozenKNNConfig:
     """Films at a time in `fit`."""
 
 
-class FrozenKNN:
+class FrozenKNN(WithoutRecord):
     """The k nearest normal films in standardised EfficientNet-Lite0 features."""
 
     name: ClassVar[str] = "frozen-knn"
@@ -61,21 +62,6 @@ class FrozenKNN:
         self.config, self.stats = config, stats
         self.net = load_efficientnet_lite0()
         self.learnt: dict[str, Tensor] = {}
-
-    @property
-    def uses_ehr(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def fields_used(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def image_size(self) -> int:
-        """Side of the films it takes, in pixels."""
-        return self.config.image_size
 
     @property
     def network_calls(self) -> int:

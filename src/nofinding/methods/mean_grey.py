@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
+from nofinding.methods.protocol import WithoutRecord
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
 
@@ -26,7 +27,7 @@ class MeanGreyConfig:
     """Side of the film, in pixels. The mean hardly depends on it."""
 
 
-class MeanGrey:
+class MeanGrey(WithoutRecord):
     """The mean grey of the film itself, not its distance from the normals' mean: an AUROC under
     0.5 says that abnormal films are darker."""
 
@@ -42,21 +43,6 @@ class MeanGrey:
 
     def __init__(self, config: MeanGreyConfig, stats: EhrStats) -> None:
         self.config, self.stats = config, stats
-
-    @property
-    def uses_ehr(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def fields_used(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def image_size(self) -> int:
-        """Side of the films it takes, in pixels."""
-        return self.config.image_size
 
     @property
     def network_calls(self) -> int:

@@ -10,7 +10,7 @@ from nofinding.data.ehr import EhrStats
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "WithoutRecord"]
 
 
 @runtime_checkable
@@ -77,3 +77,24 @@ class Detector(Protocol):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes what `state` gave, from a detector of the same config and record."""
+
+
+class WithoutRecord:
+    """What the many methods that look at the film alone say of themselves."""
+
+    config: Any
+
+    @property
+    def uses_ehr(self) -> bool:
+        """False: the record changes nothing."""
+        return False
+
+    @property
+    def fields_used(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the films it takes, in pixels."""
+        return int(self.config.image_size)

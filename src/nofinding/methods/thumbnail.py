@@ -15,6 +15,7 @@ from torch import Tensor
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
+from nofinding.methods.protocol import WithoutRecord
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
 
@@ -33,7 +34,7 @@ class ThumbnailConfig:
     """Side of the thumbnail, in pixels."""
 
 
-class Thumbnail:
+class Thumbnail(WithoutRecord):
     """The Euclidean distance of a thumbnail from the mean of the normal ones."""
 
     name: ClassVar[str] = "thumbnail"
@@ -49,21 +50,6 @@ class Thumbnail:
     def __init__(self, config: ThumbnailConfig, stats: EhrStats) -> None:
         self.config, self.stats = config, stats
         self.mean: Float[Tensor, "1 1 s s"] | None = None
-
-    @property
-    def uses_ehr(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def fields_used(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def image_size(self) -> int:
-        """Side of the films it takes, in pixels."""
-        return self.config.image_size
 
     @property
     def network_calls(self) -> int:
