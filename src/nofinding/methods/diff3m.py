@@ -118,10 +118,10 @@ class Diff3MConfig:
             raise UserError(f"multipliers {self.multipliers}: give one or more, each 1 or more")
         if self.image_size < 1 or any(side < 1 for side in self.attention_at):
             raise UserError(f"attention_at {self.attention_at}: give sides of 1 pixel or more")
-        strides = {self.image_size // side for side in self.attention_at}
+        shape = self._shape()
         for level, multiplier in enumerate(self.multipliers):
             channels, heads = self.width * multiplier, self.head_channels or self.heads
-            attends = 2**level in strides or level + 1 == len(self.multipliers)
+            attends = shape.attends(level) or level + 1 == len(self.multipliers)
             if attends and (heads < 1 or channels % heads):
                 raise UserError(
                     f"heads {self.heads}, head_channels {self.head_channels}: must divide the "
@@ -133,6 +133,9 @@ class Diff3MConfig:
                 f"image_size {self.image_size}: give a multiple of {deepest}, 8 or more, for "
                 f"{len(self.multipliers)} levels halve it {len(self.multipliers) - 1} times"
             )
+        return shape
+
+    def _shape(self) -> UNetShape:
         return UNetShape(
             image_size=self.image_size,
             width=self.width,

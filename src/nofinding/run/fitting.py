@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch.distributed import is_torchelastic_launched
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField, EhrStats
@@ -26,7 +25,7 @@ from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.model import Model, load_model, save_model
-from nofinding.run.progress import say, tracked
+from nofinding.run.progress import is_first_process, say, tracked
 from nofinding.training import Job
 from nofinding.types import Record
 
@@ -125,7 +124,7 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     start = time.perf_counter()
     detector.fit(training, seed=options.seed, job=job)
     minutes = (time.perf_counter() - start) / 60
-    if is_torchelastic_launched() and os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return None  # under torchrun all processes learn, and the first one writes
     to_device(detector, options.accelerator)
     scores, threshold = _calibrated(detector, calibrating, options.seed)

@@ -8,14 +8,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.distributed import is_torchelastic_launched
 
-__all__ = ["say", "tracked"]
+__all__ = ["is_first_process", "say", "tracked"]
 
 T = TypeVar("T")
 
 
+def is_first_process() -> bool:
+    """Whether this process may write and speak: under torchrun only the first one does."""
+    return not is_torchelastic_launched() or os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
     """One line on stderr; under torchrun from the first process alone."""
-    if is_torchelastic_launched() and os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 

@@ -85,7 +85,7 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
     if bool(files) == bool(options.films):
         raise UserError("name either films with --films SOURCE:PATH or single FILEs")
     model = load_model(options.model)
-    records, source = _records(files, options, model)
+    records, source, phantom = _records(files, options, model)
     films = Films(
         records,
         model.detector.stats,
@@ -93,12 +93,12 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         model.meta["aspect"],
         cache_at(options.cache),
     )
-    flags = _flags(records, films, model, source)
+    flags = _flags(records, films, model, phantom)
     to_device(model.detector, options.accelerator)
     out = options.out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        label = "PHANTOM (simulated)" if source.startswith("phantom:") else "research use only"
+        label = "PHANTOM (simulated)" if phantom else "research use only"
         rows, cost = _score_all(model, films, options, partial, label)
         for row in rows:
             row["flags"] = "; ".join(flags[row["image_id"]])
@@ -127,7 +127,10 @@ def _require_free(options: ScoreOptions) -> None:
         )
 
 
-def _records(files: Sequence[str], options: ScoreOptions, model: Model) -> tuple[list[Record], str]:
+def _records(
+    files: Sequence[str], options: ScoreOptions, model: Model
+) -> tuple[list[Record], str, bool]:
+    """The films to score, what their source is called, and whether phantoms are among them."""
     fields = known_fields(options.fields_file)
     for own in model.detector.stats.fields:
         given = fields.setdefault(own.name, own)
@@ -139,7 +142,7 @@ def _records(files: Sequence[str], options: ScoreOptions, model: Model) -> tuple
     if files:
         if options.split is not None:
             raise UserError("--split goes with --films; single FILEs have none")
-        return file_records(files, options.ehr, fields), "files"
+        return file_records(files, options.ehr, fields), "files", False
     if options.ehr:
         raise UserError("--ehr goes with single FILEs; a source has records of its own")
     cohort = Cohort(options.films, fields)
@@ -161,11 +164,11 @@ def _records(files: Sequence[str], options: ScoreOptions, model: Model) -> tuple
                 f"image_id {record.image_id!r} cannot name a file; allowed is anything "
                 'without / \\ " and NUL'
             )
-    return sorted(records, key=lambda r: r.image_id), cohort.name
+    return sorted(records, key=lambda r: r.image_id), cohort.name, cohort.phantom
 
 
 def _flags(
-    records: Sequence[Record], films: Films, model: Model, source: str
+    records: Sequence[Record], films: Films, model: Model, phantom: bool
 ) -> dict[str, tuple[str, ...]]:
     """What a reader of the row must know. Decodes every film, so that a bad one stops us here."""
     trained = set(model.meta.get("training_pixels", ()))
@@ -173,7 +176,7 @@ def _flags(
     flags = {}
     for index, record in tracked(list(enumerate(records)), "reading films"):
         own = list(record.flags)
-        if source.startswith("phantom:"):
+        if phantom:
             own.append("film: a phantom, simulated")
         if films.pixel_hash(index) in trained:
             own.append(TRAINED_ON)
