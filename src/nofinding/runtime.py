@@ -89,7 +89,10 @@ def _load_openvino() -> ModuleType:
 
 
 class _OpenVINO:
-    """The module as OpenVINO runs it on a CPU: converted once, compiled for each batch size."""
+    """The module as OpenVINO runs it on a CPU: converted and compiled for each batch size.
+
+    Seconds each, so a batch smaller than one that was compiled for is filled up; rows do not mix.
+    """
 
     def __init__(self, module: nn.Module, precision: Precision) -> None:
         self.library = _load_openvino()
@@ -100,38 +103,24 @@ class _OpenVINO:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
         }
-        self.model: Any = None
         self.compiled: dict[int, Any] = {}
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         rows = max(len(x) for x in inputs)
-        # A batch that is a little smaller than one compiled for is filled up; rows do not mix.
-        size = min((n for n in self.compiled if rows <= n <= 2 * rows), default=rows)
-        arrays = [_filled(x.detach().float().cpu(), size).numpy() for x in inputs]
+        size = min((n for n in self.compiled if n >= rows), default=rows)
+        filled = [_filled(x.detach().float().cpu(), size) for x in inputs]
         if size not in self.compiled:
-            self.compiled[size] = self._compile(size, inputs, arrays)
-        request = self.compiled[size]
-        found = request.infer(arrays, share_inputs=True)
+            self.compiled[size] = self._compile(filled)
+        found = self.compiled[size].infer([x.numpy() for x in filled], share_inputs=True)
+        # A copy: the next call writes into the same memory.
         outs = (np.array(found[i], dtype=np.float32) for i in range(len(found)))
         return tuple(torch.from_numpy(out)[:rows].to(inputs[0].device) for out in outs)
 
-    def _compile(self, size: int, inputs: tuple[Tensor, ...], arrays: list[np.ndarray]) -> Any:
-        if self.model is None:
-            self.model = self._converted(inputs)
-        model = self.model.clone()
-        model.reshape(dict(zip(model.inputs, [list(a.shape) for a in arrays], strict=True)))
-        compiled = self.library.Core().compile_model(model, "CPU", self.settings)
-        return compiled.create_infer_request()
-
-    def _converted(self, inputs: tuple[Tensor, ...]) -> Any:
-        """The module as a graph of any batch size, traced with two rows: one row is a constant."""
-        example = tuple(_filled(x.detach().float().cpu()[:2], 2) for x in inputs)
-        batch = torch.export.Dim("batch", min=2, max=4096)
+    def _compile(self, example: list[Tensor]) -> Any:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            shapes = tuple({0: batch} for _ in example)
-            exported = torch.export.export(self.module, example, dynamic_shapes=shapes)
-            return self.library.convert_model(exported)
+            graph = self.library.convert_model(torch.export.export(self.module, tuple(example)))
+        return self.library.Core().compile_model(graph, "CPU", self.settings).create_infer_request()
 
 
 def _filled(x: Tensor, rows: int) -> Tensor:
