@@ -88,7 +88,7 @@ def test_noised_film(golden: Golden) -> None:
 
 def test_masks(golden: Golden) -> None:
     v = golden.vectors
-    for index, mask in enumerate(golden.detector.net.masks(v["x_t"], golden.t()), start=1):
+    for index, mask in enumerate(golden.detector.net.masks(golden.t()), start=1):
         agrees(mask.expand_as(v[f"mask_{index}"]), v[f"mask_{index}"])
         agrees(mask * v["x_t"], v[f"masked_{index}"])
 

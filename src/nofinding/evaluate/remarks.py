@@ -62,7 +62,8 @@ def _on_films(scored: Scored) -> Iterable[str]:
 
 def _on_p_values(scored: Scored) -> Iterable[str]:
     if scored.p_value is None:
-        yield "The scores carry no p-value: no calibration films were stored with the model."
+        why = scored.run.get("uncalibrated") or "no calibration films were stored with the model"
+        yield f"The scores carry no p-value: {why}."
         return
     listed = scored.run.get("calibration_ids")
     if not isinstance(listed, list):

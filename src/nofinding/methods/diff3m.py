@@ -4,15 +4,16 @@ Kim et al., "Harnessing EHRs for Diffusion-based Anomaly Detection on Chest X-ra
 2025. Three parts: noise prediction (NP), masked pixel generation behind two checkerboards
 (MPG), and image-EHR cross-attention (IECA). A film is encoded into noise and decoded again;
 what does not come back is abnormal. `variant` chooses between what the paper writes and what
-the authors' program computes; docs/diff3m.md lists every difference.
+the authors' program computes; docs/diff3m.md lists every difference. How the networks' answers
+become a score is in `detection.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from nofinding.data.batch import Films
@@ -21,19 +22,36 @@ from nofinding.errors import UserError
 from nofinding.functional import residual
 from nofinding.functional.masking import checkerboards, combine, fade
 from nofinding.functional.noise import gaussian, generators, integers, uniform
-from nofinding.functional.sampler import add_noise, ddim_step, predict_eps, predict_x0
+from nofinding.functional.sampler import add_noise, predict_eps, predict_x0
 from nofinding.functional.schedule import cosine_abar, linear_abar, respace
+from nofinding.methods.detection import (
+    RULES,
+    Call,
+    Image,
+    decode_as_paper,
+    detect_as_paper,
+    detect_as_program,
+    encode_as_paper,
+    program_step,
+    scores_of,
+)
 from nofinding.nets.ehr import CrossAttention, FeatureTokenizer, OneHotTokenizer, drop_records
 from nofinding.nets.unet import Decoder, Encoder, Head, Middle, TimeEmbedding, UNetShape
+from nofinding.runtime import Network, Runtime
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
-__all__ = ["Diff3M", "Diff3MConfig", "Diff3MNet", "detect_as_paper", "detect_as_program"]
+__all__ = [
+    "Diff3M",
+    "Diff3MConfig",
+    "Diff3MNet",
+    "detect_as_paper",
+    "detect_as_program",
+    "program_step",
+    "scores_of",
+]
 
 DEMOGRAPHICS = ("age", "sex", "view")
-Image = Float[Tensor, "b 1 h w"]
-Call = Callable[[Image, int], tuple[Image, Image]]
-"""The network at level k of the kept schedule: (x_k, k) -> (eps, regenerated x_k)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +97,15 @@ class Diff3MConfig:
     for this patient comes back as it was. False: Algorithm 1 to the letter."""
     decode: Literal["mpg", "np"] = "mpg"
     """Decode through the regenerated film (Algorithm 1), or by noise prediction alone (DDIM)."""
+    detect: Literal["repair", "x0-error", "inversion-norm"] = "repair"
+    """repair: decode an encoded film. x0-error: noise it to a few levels and take the clean film
+    that the network sees in each. inversion-norm: encode alone, and measure the noise (ours)."""
+    start: Literal["encode", "noise"] = "encode"
+    """What a repair decodes: the film encoded (Algorithm 1), or under seeded noise (ours)."""
+    x0_levels: int = 3
+    """Levels that x0-error looks at, evenly spread up to `noise_level`; a network call each."""
     score: Literal["mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"] = "max_abs"
-    """Which of the parts is the score. All are reported."""
+    """Which of the parts is the score. All are reported. inversion-norm has parts of its own."""
     balance: float = 0.5
     """lambda: loss = (1 - lambda) * noise loss + lambda * regeneration loss."""
     drop_record: float = 0.1
@@ -101,6 +126,7 @@ class Diff3MConfig:
             "res_blocks": (1, 64),
             "norm_groups": (1, 4096),
             "diffusion_steps": (25, 100_000),
+            "x0_levels": (1, 1000),
             "balance": (0, 1),
             "drop_record": (0, 1),
             "drop_entry": (0, 1),
@@ -161,6 +187,8 @@ class Diff3MNet(nn.Module):
         self.as_program = config.variant == "program"
         # The program divides by 1000 whatever its number of steps.
         self.fade_steps = 1000 if self.as_program else config.diffusion_steps
+        first, second = checkerboards(config.image_size, config.image_size)
+        self.register_buffer("boards", torch.stack([first, second]), persistent=False)
         self.time = TimeEmbedding(shape.width, shape.embedding)
         self.encoder, self.middle = Encoder(shape), Middle(shape)
         self.decoder, self.head = Decoder(shape), Head(shape)
@@ -200,11 +228,11 @@ class Diff3MNet(nn.Module):
         both = self.norm(time + context)
         return (time if self.as_program else both), both
 
-    def masks(self, x: Image, t: Float[Tensor, " b"]) -> tuple[Image, Image]:
+    def masks(self, t: Float[Tensor, " b"]) -> tuple[Image, Image]:
         """The two checkerboards, faded for the noise level of each row (eq. 1)."""
-        first, second = checkerboards(*x.shape[-2:])
+        first, second = self.get_buffer("boards")
         level = t / self.fade_steps
-        return fade(first.to(x.device), level), fade(second.to(x.device), level)
+        return fade(first, level), fade(second, level)
 
     def predict_noise(self, x: Image, before: Tensor, after: Tensor) -> Image:
         """NP: the noise in x_t."""
@@ -215,14 +243,14 @@ class Diff3MNet(nn.Module):
 
     def regenerate(self, x: Image, t: Tensor, before: Tensor, after: Tensor) -> Image:
         """MPG: x_t with every pixel made from the pixels that its mask left (eq. 2 and 3)."""
-        masks = self.masks(x, t)
+        masks = self.masks(t)
         seen = [
             encoder(x * mask, before)
             for encoder, mask in zip(self.mask_encoders, masks, strict=True)
         ]
         # Middle and decoder are shared, so both masks go through them as one batch.
         skips = [torch.cat(pair) for pair in zip(*seen, strict=True)]
-        twice = after.repeat(2, 1)
+        twice = after.repeat(2, 1) if len(after) > 1 else after
         h = self.mask_middle(skips[-1], twice)
         first, second = self.mask_head(self.mask_decoder(h, skips, twice)).chunk(2)
         return combine(first, second, *masks)
@@ -235,7 +263,10 @@ class Diff3MNet(nn.Module):
         *,
         regenerate: bool = True,
     ) -> tuple[Image, Image]:
-        """The noise in x_t and the regenerated x_t (x_t itself without that branch)."""
+        """The noise in x_t and the regenerated x_t (x_t itself without that branch).
+
+        One row of `t`, or of `context`, serves all rows of `x`.
+        """
         before, after = self.embed(t, context)
         eps = self.predict_noise(x, before, after)
         if not (regenerate and self.regenerates):
@@ -265,63 +296,6 @@ class Diff3MNet(nn.Module):
         self.time.requires_grad_(False)
         if self.conditioned:
             self.ieca.query.requires_grad_(False)
-
-
-def detect_as_paper(
-    call: Call, encode: Call, x0: Image, abar: Float64[Tensor, " n"], noise_level: int
-) -> Image:
-    """The pseudo-healthy film by Algorithm 1: encode with NP alone, decode through MPG.
-
-    `abar` is that of the kept levels; x0 counts as level 0. 2 L network calls.
-    """
-    x = x0
-    for k in range(noise_level):  # lines 3 to 5
-        eps, _ = encode(x, k)
-        x = ddim_step(predict_x0(x, eps, abar[k]), eps, abar[k + 1])
-    for k in range(noise_level, 0, -1):  # lines 6 to 11
-        eps, regenerated = call(x, k)
-        x = ddim_step(predict_x0(regenerated, eps, abar[k]), eps, abar[k - 1])
-    return x
-
-
-def program_step(
-    call: Call, x: Image, k: int, abar: Float64[Tensor, " n"], abar_to: Tensor | float
-) -> tuple[Image, Image]:
-    """One step of the published program, up or down, and the clean film it went through.
-
-    The film is clamped to [-1, 1] although its greys are in [0, 1], and the noise is worked
-    out anew from the clamped film: eps itself never reaches the next x directly.
-    """
-    eps, regenerated = call(x, k)
-    x0 = predict_x0(regenerated, eps, abar[k]).clamp(-1, 1)
-    # The program rounds this one abar to single precision before it takes 1 - abar, which
-    # near abar = 1 moves the noise by 1e-4 of itself: follow it, or drift from its results.
-    rounded = torch.as_tensor(abar_to).float()
-    return ddim_step(x0, predict_eps(x, x0, abar[k]), rounded), x0
-
-
-def detect_as_program(
-    call: Call, x0: Image, noise: Image, abar: Float64[Tensor, " n"], noise_level: int
-) -> Image:
-    """The pseudo-healthy film as the published program finds it. 2 (L - 1) network calls."""
-    x = add_noise(x0, noise, abar[0])
-    for k in range(1, noise_level):
-        x, _ = program_step(call, x, k, abar, abar[k + 1] if k + 1 < len(abar) else 0.0)
-    for k in range(noise_level - 2, -1, -1):
-        x, _ = program_step(call, x, k, abar, abar[k - 1] if k else 1.0)
-    return x
-
-
-def scores_of(x: Image, normal: Image) -> dict[str, Float[Tensor, " b"]]:
-    """The five scores of a film against its pseudo-healthy version, greys in [0, 1]."""
-    flat, flat_normal = residual.min_max(x), residual.min_max(normal)
-    return {
-        "mse": residual.mse(x, normal),
-        "max_abs": residual.max_abs(x, normal),
-        "norm_mse": residual.mse(flat, flat_normal),
-        "norm_max_abs": residual.max_abs(flat, flat_normal),
-        "ssim": 1 - residual.ssim_map(x, normal).flatten(1).mean(1),
-    }
 
 
 def _sizes() -> dict[str, Diff3MConfig]:
@@ -373,6 +347,26 @@ def _presets() -> dict[str, Diff3MConfig]:
     return presets
 
 
+def _rms(x: Image) -> Float[Tensor, " b"]:
+    return x.square().flatten(1).mean(1).sqrt()
+
+
+class Answer(nn.Module):
+    """Diff3MNet as detection calls it: with MPG, or by NP alone. Tensors only, so that it can be
+    run by something other than torch."""
+
+    def __init__(self, net: Diff3MNet, regenerate: bool) -> None:
+        super().__init__()
+        self.net, self.whole = net, regenerate and net.regenerates
+
+    def forward(
+        self, x: Image, t: Float[Tensor, " b"], context: Float[Tensor, "b d"] | None = None
+    ) -> tuple[Tensor, ...]:
+        """eps, and with MPG the regenerated x_t."""
+        eps, regenerated = self.net(x, t, context, regenerate=self.whole)
+        return (eps, regenerated) if self.whole else (eps,)
+
+
 class Diff3M:
     """Harnessing EHRs for diffusion-based anomaly detection on chest X-rays."""
 
@@ -381,10 +375,13 @@ class Diff3M:
     paper: ClassVar[str] = "Kim et al., MICCAI 2025"
     Config: ClassVar[type[Diff3MConfig]] = Diff3MConfig
     PRESETS: ClassVar[Mapping[str, Diff3MConfig]] = _presets()
+    RULES: ClassVar[Mapping[str, Mapping[str, Any]]] = RULES
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: Diff3MConfig, stats: EhrStats) -> None:
         self.config, self.stats = config, stats
+        self._runtime = Runtime()
+        self._prepared: dict[bool, Network] = {}
         names = [f.name for f in stats.fields]
         demographics = [i for i, name in enumerate(names) if name in DEMOGRAPHICS]
         others = [i for i in range(len(names)) if i not in demographics]
@@ -436,7 +433,52 @@ class Diff3M:
     @property
     def network_calls(self) -> int:
         """Calls of the network a film."""
-        return 2 * (self.config.noise_level - (self.config.variant == "program"))
+        c = self.config
+        if c.detect == "x0-error":
+            return len(self.x0_levels)
+        if c.detect == "inversion-norm":
+            return c.noise_level
+        one_way = c.noise_level - (c.variant == "program")
+        return one_way if c.start == "noise" else 2 * one_way
+
+    @property
+    def x0_levels(self) -> list[int]:
+        """The kept levels that x0-error looks at, rising, none twice."""
+        n, top = self.config.x0_levels, self.config.noise_level
+        return sorted({max(1, round(top * (i + 1) / n)) for i in range(n)})
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the network is run when films are scored."""
+        return self._runtime
+
+    @runtime.setter
+    def runtime(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._prepared.clear()
+
+    @classmethod
+    def ruled(cls, config: Diff3MConfig, rule: str | None, steps: int) -> Diff3MConfig:
+        """The config with another rule of RULES, and `steps` kept levels (0: as they are).
+
+        The noise level keeps its share of the schedule. Raises UserError where the rule is not
+        one of this variant, or no whole stride keeps that many levels.
+        """
+        if rule is not None:
+            if config.variant == "program" and rule in ("paper", "blind"):
+                raise UserError(f"rule {rule}: the model is of variant program, which has its own")
+            config = replace(config, **RULES[rule])
+        if not steps:
+            return config
+        try:
+            kept = len(respace(config.diffusion_steps, config.respacing))
+            respace(config.diffusion_steps, f"ddim{steps}")
+        except ValueError as error:
+            raise UserError(f"steps {steps}: {error}") from error
+        if steps == kept:
+            return config
+        level = max(2, round(config.noise_level * steps / kept))
+        return replace(config, respacing=f"ddim{steps}", noise_level=level)
 
     def greys(self, image: Image) -> Image:
         """Films on the network's scale: the program's is [0, 1], ours [-1, 1]."""
@@ -491,6 +533,7 @@ class Diff3M:
         def sample(net: nn.Module) -> dict[str, Tensor]:
             return self.pictures(net, normal.batch(range(min(4, len(normal)))))
 
+        self._prepared.clear()
         base_steps = c.base_steps if c.regenerate else c.base_steps + c.train.steps
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -523,57 +566,109 @@ class Diff3M:
             x, restored = x * 2 - 1, restored * 2 - 1
         return {"film": image, "noised": x.clamp(-1, 1), "restored": restored.clamp(-1, 1)}
 
-    @torch.no_grad()
-    def reconstruct(
-        self,
-        image: Image,
-        context: Tensor | None,
-        blind: Tensor | None,
-        rows: Sequence[Generator],
-    ) -> Image:
-        """The pseudo-healthy film, on the network's scale.
-
-        `context` is what the record says to the film, `blind` what an empty record says.
-        """
-        x0 = self.greys(image)
-        through = self.config.decode == "mpg"
-        start = blind if self.config.blind_encoding else context
-        steps = self.timestep_map.to(x0.device, torch.float32)
+    def _call(self, context: Tensor | None, *, regenerate: bool) -> Call:
+        """The network for these films, by kept level; `context` None where it has no record."""
+        whole = regenerate and self.config.regenerate
+        if whole not in self._prepared:
+            self._prepared[whole] = self._runtime.prepare(Answer(self.net, whole))
+        network = self._prepared[whole]
+        steps = self.timestep_map.to(next(self.net.parameters()).device, torch.float32)
 
         def call(x: Image, k: int) -> tuple[Image, Image]:
-            eps, regenerated = self.net(x, steps[k].expand(len(x)), context, regenerate=through)
-            return eps, regenerated
+            # All rows are at one level: its embedding and its masks are worked out once.
+            out = network(x, steps[k : k + 1], *(() if context is None else (context,)))
+            return out[0], out[1] if whole else x
 
-        def encode(x: Image, k: int) -> tuple[Image, Image]:
-            eps, same = self.net(x, steps[k].expand(len(x)), start, regenerate=False)
-            return eps, same
+        return call
 
-        if self.config.variant == "paper":
-            return detect_as_paper(call, encode, x0, self.abar, self.config.noise_level)
+    @torch.no_grad()
+    def reconstruct(self, x0: Image, context: Tensor | None, rows: Sequence[Generator]) -> Image:
+        """The pseudo-healthy film of x0, both on the network's scale.
+
+        `context` is what the record says to the film.
+        """
+        c = self.config
+        call = self._call(context, regenerate=c.decode == "mpg")
+        noise_start = c.start == "noise"
+        if c.variant == "paper" and not noise_start:
+            encode = self._call(self._told(context), regenerate=False)
+            return detect_as_paper(call, encode, x0, self.abar, c.noise_level)
         noise = gaussian(x0.shape[1:], rows).to(x0.device)
-        return detect_as_program(call, x0, noise, self.abar, self.config.noise_level)
+        if c.variant == "paper":
+            x = add_noise(x0, noise, self.abar[c.noise_level])
+            return decode_as_paper(call, x, self.abar, c.noise_level)
+        return detect_as_program(call, x0, noise, self.abar, c.noise_level, encode=not noise_start)
+
+    def _told(self, context: Tensor | None) -> Tensor | None:
+        """What encoding is told of the record: one row of nothing where it is blind."""
+        if context is None or not self.config.blind_encoding:
+            return context
+        return torch.zeros_like(context[:1])
+
+    def _repaired(self, x0: Image, context: Tensor | None, rows: Sequence[Generator]) -> Scores:
+        """The film against its pseudo-healthy version."""
+        x, normal = self._shown(x0), self._shown(self.reconstruct(x0, context, rows))
+        return self._compared(x, [normal])
+
+    def _guessed(self, x0: Image, context: Tensor | None, rows: Sequence[Generator]) -> Scores:
+        """The film against what the network takes for clean in it, averaged over noise levels."""
+        call = self._call(context, regenerate=self.config.decode == "mpg")
+        guesses = []
+        for k in self.x0_levels:
+            x = add_noise(x0, gaussian(x0.shape[1:], rows).to(x0.device), self.abar[k])
+            eps, regenerated = call(x, k)
+            guesses.append(self._shown(predict_x0(regenerated, eps, self.abar[k])))
+        return self._compared(self._shown(x0), guesses)
+
+    def _inverted(self, x0: Image, context: Tensor | None) -> Scores:
+        """How much noise it takes to encode the film; the map is that noise, pixel by pixel."""
+        level, encode = self.config.noise_level, self._call(self._told(context), regenerate=False)
+        latent, noises = encode_as_paper(encode, x0, self.abar, level)
+        # The noise that, added at once, would have led from the film to the latent.
+        whole = predict_eps(latent, x0, self.abar[level])
+        parts = {
+            "eps_rms": torch.stack([_rms(eps) for eps in noises]).mean(0),
+            "noise_rms": _rms(whole),
+            "latent_rms": _rms(latent),
+        }
+        return Scores(score=parts["eps_rms"], map=whole.abs(), parts=parts)
+
+    def _shown(self, x: Image) -> Image:
+        """A film on the network's scale, as greys of 0 to 1 (a repaired one may leave them)."""
+        return x if self.config.variant == "program" else (x + 1) / 2
+
+    def _compared(self, x: Image, normals: Sequence[Image]) -> Scores:
+        """Parts and map, averaged over the films that x is compared with. Greys of 0 to 1."""
+        each = [scores_of(x, normal) for normal in normals]
+        parts = {name: torch.stack([e[name] for e in each]).mean(0) for name in each[0]}
+        map_ = torch.stack([residual.residual_map(x, normal) for normal in normals]).mean(0)
+        normal = torch.stack(list(normals)).mean(0).clamp(0, 1) * 2 - 1
+        return Scores(score=parts[self.config.score], map=map_, normal=normal, parts=parts)
 
     @torch.no_grad()
     def score(self, batch: Batch, *, seed: int = 0) -> Scores:
         """Scores, map, pseudo-healthy film and the attention on each field, in one pass."""
         self.net.eval()
         device = next(self.net.parameters()).device
-        image = batch.image.to(device)
+        x0 = self.greys(batch.image.to(device))
         context, weights = self.net.attend(
-            self.greys(image), self.values(batch.ehr.to(device)), batch.known.to(device)
+            x0, self.values(batch.ehr.to(device)), batch.known.to(device)
         )
-        blind = None if context is None else torch.zeros_like(context)
-        found = self.reconstruct(image, context, blind, generators(seed, batch.ids))
-        normal = found if self.config.variant == "program" else (found + 1) / 2
-        x = (image + 1) / 2
-        parts = scores_of(x, normal)
+        rows = generators(seed, batch.ids)
+        if self.config.detect == "repair":
+            found = self._repaired(x0, context, rows)
+        elif self.config.detect == "x0-error":
+            found = self._guessed(x0, context, rows)
+        else:
+            found = self._inverted(x0, context)
+        parts = dict(found.parts)
         for i, f in enumerate(self.stats.fields):
             if f.name in self.fields_used:
                 parts[f"attention.{f.name}"] = weights[:, i]
         return Scores(
-            score=parts[self.config.score].cpu(),
-            map=residual.residual_map(x, normal).cpu(),
-            normal=(normal.clamp(0, 1) * 2 - 1).cpu(),
+            score=found.score.cpu(),
+            map=None if found.map is None else found.map.cpu(),
+            normal=None if found.normal is None else found.normal.cpu(),
             parts={name: part.cpu() for name, part in parts.items()},
         )
 
@@ -584,3 +679,4 @@ class Diff3M:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes weights that `state` gave."""
         self.net.load_state_dict(dict(state))
+        self._prepared.clear()

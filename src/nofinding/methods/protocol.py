@@ -10,7 +10,7 @@ from nofinding.data.ehr import EhrStats
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
 
-__all__ = ["Detector", "WithoutRecord"]
+__all__ = ["Detector", "Ruled", "WithoutRecord"]
 
 
 @runtime_checkable
@@ -77,6 +77,21 @@ class Detector(Protocol):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes what `state` gave, from a detector of the same config and record."""
+
+
+@runtime_checkable
+class Ruled(Protocol):
+    """A detector that can tell films apart in several ways with the same weights; most cannot."""
+
+    RULES: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """Detection rules by name, each as the options of Config that it sets."""
+
+    @classmethod
+    def ruled(cls, config: Any, rule: str | None, steps: int) -> Any:
+        """The config with a rule of RULES and `steps` kept levels; None and 0 leave it as it is.
+
+        Raises UserError where they do not go with the config.
+        """
 
 
 class WithoutRecord:

@@ -56,6 +56,17 @@ def groups_of(channels: int, groups: int) -> int:
     return next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
 
 
+def _silu(x: Maps) -> Maps:
+    """SiLU of maps that nobody else holds: without gradients they are overwritten, which saves
+    a tenth of the time of a call on a CPU."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def _plus(x: Maps, more: Tensor) -> Maps:
+    """The sum, likewise in the place of `x` where no gradient asks for the old one."""
+    return x + more if torch.is_grad_enabled() else x.add_(more)
+
+
 class TimeEmbedding(nn.Module):
     """The step t as a vector: sinusoids (cosines first, base 10000), Linear, SiLU, Linear."""
 
@@ -97,16 +108,15 @@ class ResBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Maps, embedding: Embedding) -> Maps:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(_silu(self.norm1(x)))
         if self.embed is None or embedding is None:
             h = self.norm2(h)
         elif self.scale_shift:
             scale, shift = self.embed(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + self.embed(F.silu(embedding))[:, :, None, None])
-        out: Tensor = self.skip(x) + self.conv2(F.silu(h))
-        return out
+            h = self.norm2(_plus(h, self.embed(F.silu(embedding))[:, :, None, None]))
+        return _plus(self.conv2(_silu(h)), self.skip(x))
 
 
 class SelfAttention(nn.Module):
@@ -126,13 +136,15 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Maps, embedding: Embedding = None) -> Maps:
         b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x).flatten(2))  # (b, 3c, hw)
-        qkv = qkv.reshape(b, self.heads, 3, c // self.heads, h * w).transpose(-1, -2)
-        q, k, v = qkv.unbind(2)  # each (b, heads, hw, c / heads)
+        # A row a position, so that channels lie side by side: the fused attention wants that.
+        rows = self.norm(x).flatten(2).transpose(1, 2)  # (b, hw, c)
+        qkv = F.linear(rows, self.qkv.weight[:, :, 0], self.qkv.bias)
+        qkv = qkv.reshape(b, h * w, self.heads, 3, c // self.heads).permute(3, 0, 2, 1, 4)
+        q, k, v = qkv.unbind(0)  # each (b, heads, hw, c / heads)
         a = F.scaled_dot_product_attention(q, k, v)
-        a = a.transpose(-1, -2).reshape(b, c, h * w)
-        out: Tensor = x + self.out(a).reshape(b, c, h, w)
-        return out
+        a = a.transpose(1, 2).reshape(b, h * w, c)
+        a = F.linear(a, self.out.weight[:, :, 0], self.out.bias)
+        return x + a.transpose(1, 2).reshape(b, c, h, w)
 
 
 class Downsample(nn.Module):
@@ -268,5 +280,5 @@ class Head(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Maps) -> Maps:
-        out: Tensor = self.conv(F.silu(self.norm(x)))
+        out: Tensor = self.conv(_silu(self.norm(x)))
         return out

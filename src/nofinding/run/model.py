@@ -1,7 +1,7 @@
 """A fitted method as a folder: weights, what they were made of, and a card to read."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from nofinding import checkpoint
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.methods import METHODS
-from nofinding.methods.protocol import Detector
+from nofinding.methods.protocol import Detector, Ruled
 
-__all__ = ["Model", "config_from", "load_model", "save_model"]
+__all__ = ["Model", "config_from", "load_model", "save_model", "with_rule"]
 
 STEM = "model"
 FORMAT = 1
@@ -26,6 +26,8 @@ class Model:
 
     detector: Detector
     meta: Mapping[str, Any]
+    uncalibrated: str = ""
+    """Why the stored calibration does not hold for the scores as they are made now; "": it does."""
 
     @property
     def sha256(self) -> str:
@@ -34,18 +36,25 @@ class Model:
 
     @property
     def calibration(self) -> tuple[np.ndarray, list[str]]:
-        """Scores of the calibration normals, and their hashed ids, in one order."""
+        """Scores of the calibration normals, and their hashed ids, in one order; none where they
+        are of another score than this one."""
+        if self.uncalibrated:
+            return np.empty(0), []
         stored = self.meta["calibration"]
         return np.array(stored["scores"], dtype=np.float64), list(stored["ids"])
 
 
 def config_from(cls: type, data: Mapping[str, Any]) -> Any:
-    """A config dataclass from what its `asdict` became in JSON. Raises UserError for a misfit."""
+    """A config dataclass from what its `asdict` became in JSON. Raises UserError for a misfit.
+
+    A field that is absent takes its default: the model is older than the field. Whoever adds one
+    therefore gives it the default that does what was done before.
+    """
     values = {}
     defaults = cls()
     for field in fields(cls):
         if field.name not in data:
-            raise UserError(f"the model's configuration lacks {field.name!r}")
+            continue
         value, default = data[field.name], getattr(defaults, field.name)
         if is_dataclass(default) and isinstance(value, Mapping):
             value = config_from(type(default), value)
@@ -99,6 +108,34 @@ def load_model(folder: Path) -> Model:
             f"--model {folder}: weights and configuration do not fit each other"
         ) from error
     return Model(detector, meta)
+
+
+def with_rule(model: Model, rule: str | None, steps: int) -> Model:
+    """The model with another detection rule, or `steps` kept levels; None and 0 change nothing.
+
+    Its p-values are void where its scores are others than those that it was calibrated with.
+    Raises UserError where the method has no such rule.
+    """
+    detector, name = model.detector, model.detector.name
+    if rule is None and steps == 0:
+        return model
+    if steps < 0:
+        raise UserError(f"--steps {steps}: give 1 or more, or 0 for the model's own")
+    if not isinstance(detector, Ruled):
+        asked = f"--rule {rule}" if rule is not None else f"--steps {steps}"
+        raise UserError(f"{asked}: {name} has one way of scoring; leave it out")
+    if rule is not None and rule not in detector.RULES:
+        raise UserError(f"--rule {rule}: {name} has {', '.join(detector.RULES)}")
+    config = detector.ruled(detector.config, rule, steps)
+    if config == detector.config:
+        return model
+    other = type(detector)(config, detector.stats)
+    other.load_state(detector.state())
+    why = "the model was calibrated with another detection rule or number of steps"
+    # The map's threshold, too, is of the other rule's maps.
+    return replace(
+        model, detector=other, meta={**model.meta, "map_threshold": None}, uncalibrated=why
+    )
 
 
 def card(meta: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +27,10 @@ from nofinding.evaluate.calibration import hashed, p_values
 from nofinding.evaluate.table import TRAINED_ON
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.fitting import to_device, use_threads
-from nofinding.run.model import Model, load_model
+from nofinding.run.model import Model, load_model, with_rule
+from nofinding.run.parity import parity_of, use_runtime
 from nofinding.run.progress import say, tracked
+from nofinding.runtime import Runtime
 from nofinding.sources.files import file_records
 from nofinding.types import Record, Scores, Split
 
@@ -64,6 +66,15 @@ class ScoreOptions:
     """Replace the scores in the folder, if there are some."""
     fields_file: Path | None = None
     """YAML file with further record fields, as in fit."""
+    rule: str | None = None
+    """Detection rule of the method, from the same weights; default: the model's own. Another one
+    than the model was calibrated with gives no p-value."""
+    steps: int = 0
+    """Kept levels of the diffusion, the noise level keeping its share; 0: the model's own."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks; everything else stays float32."""
+    runtime: Literal["torch", "openvino"] = "torch"
+    """What runs the networks. openvino: CPU only, needs the extra nofinding[openvino]."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     threads: int = 0
@@ -84,7 +95,8 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         raise UserError(f"--batch_size {options.batch_size}: give 1 or more")
     if bool(files) == bool(options.films):
         raise UserError("name either films with --films SOURCE:PATH or single FILEs")
-    model = load_model(options.model)
+    model = with_rule(load_model(options.model), options.rule, options.steps)
+    runtime = _runtime(options, model)
     records, source, phantom = _records(files, options, model)
     films = Films(
         records,
@@ -93,8 +105,12 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         model.meta["aspect"],
         cache_at(options.cache),
     )
+    to_device(model.detector, "cpu" if options.runtime == "openvino" else options.accelerator)
+    parity = None
+    if not runtime.is_reference:
+        parity = parity_of(model.detector, films, runtime, options.seed)
+        model = replace(model, uncalibrated=model.uncalibrated or parity.why_not)
     flags = _flags(records, films, model, phantom)
-    to_device(model.detector, options.accelerator)
     out = options.out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
@@ -103,6 +119,8 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         for row in rows:
             row["flags"] = "; ".join(flags[row["image_id"]])
         run = _run(model, films, options, source) | cost
+        if parity is not None:
+            run |= {"parity": parity.to_json(), "gflop": parity.gflop}
         checkpoint.write_atomic(partial / "scores.csv", _csv(rows))
         checkpoint.write_atomic(partial / "run.json", json.dumps(run, indent=1).encode())
         _move(partial, out)
@@ -110,8 +128,19 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    if model.uncalibrated:
+        say(f"no p-values: {model.uncalibrated}")
     say(f"{options.out / 'scores.csv'}: {len(rows)} films, {cost['seconds_per_film']:.2f} s a film")
     return rows
+
+
+def _runtime(options: ScoreOptions, model: Model) -> Runtime:
+    """How the networks are to be run. Raises UserError where the method or the device cannot."""
+    runtime = Runtime(precision=options.precision, engine=options.runtime)
+    if options.runtime == "openvino" and options.accelerator not in ("auto", "cpu"):
+        raise UserError(f"--runtime openvino: runs on the CPU, not on {options.accelerator}")
+    use_runtime(model.detector, runtime)
+    return runtime
 
 
 def _require_free(options: ScoreOptions) -> None:
@@ -182,6 +211,8 @@ def _flags(
             own.append(TRAINED_ON)
         if hashed(record.image_id) in calibrated:
             own.append("film: it calibrates the p-value, and is left out of its own")
+        if model.uncalibrated:
+            own.append(f"p-value: none, {model.uncalibrated}")
         flags[record.image_id] = tuple(own)
     return flags
 
@@ -286,7 +317,9 @@ def _run(model: Model, films: Films, options: ScoreOptions, source: str) -> dict
         "uses_ehr": detector.uses_ehr,
         "fields": list(detector.fields_used),
         "preset": meta.get("preset"),
-        "config": meta["config"],
+        "config": asdict(detector.config),
+        "rule": options.rule or "the model's own",
+        "steps": options.steps or "the model's own",
         "model_seed": meta.get("seed"),
         "seed": options.seed,
         "image_size": detector.image_size,
@@ -300,7 +333,9 @@ def _run(model: Model, films: Films, options: ScoreOptions, source: str) -> dict
         "calibration_ids": model.calibration[1],
         "map_threshold": meta.get("map_threshold"),
         "network_calls": detector.network_calls,
-        "precision": "float32",
+        "uncalibrated": model.uncalibrated,
+        "precision": options.precision,
+        "runtime": options.runtime,
         "threads": torch.get_num_threads(),
         "fit_minutes": meta.get("fit_minutes"),
         "versions": {
