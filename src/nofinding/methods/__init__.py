@@ -5,6 +5,7 @@ from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.protocol import Detector
+from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thumbnail import Thumbnail
 
 __all__ = ["METHODS", "Detector"]
@@ -15,4 +16,5 @@ METHODS: dict[str, type[Detector]] = {
     "thumbnail": Thumbnail,
     "ae": AE,
     "frozen-knn": FrozenKNN,
+    "synthetic": Synthetic,
 }

@@ -125,9 +125,14 @@ class EfficientNetLite0(nn.Module):
         self, rgb: Float[Tensor, "b 3 h w"], blocks: Collection[int]
     ) -> dict[int, Float[Tensor, "b c i j"]]:
         """Gives the outputs of the named blocks (0 to 15); computes nothing behind the last."""
-        x = F.relu6(self._bn0(self._conv_stem(rgb)))
+        return self.features_from(F.relu6(self._bn0(self._conv_stem(rgb))), 0, blocks)
+
+    def features_from(
+        self, x: Float[Tensor, "b c i j"], first: int, blocks: Collection[int]
+    ) -> dict[int, Float[Tensor, "b d k l"]]:
+        """Gives the outputs of the named blocks from `x`, the input of block `first`."""
         found: dict[int, Tensor] = {}
-        for number in range(max(blocks) + 1):
+        for number in range(first, max(blocks) + 1):
             x = self._blocks[number](x)
             if number in blocks:
                 found[number] = x

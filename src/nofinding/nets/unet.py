@@ -269,13 +269,13 @@ class Decoder(nn.Module):
 
 
 class Head(nn.Module):
-    """GroupNorm, SiLU, and a convolution that starts at zero: maps to a one-channel image."""
+    """GroupNorm, SiLU, and a convolution that starts at zero: maps to an image of as many channels as went in."""
 
     def __init__(self, shape: UNetShape) -> None:
         super().__init__()
         channels = shape.width * shape.multipliers[0]
         self.norm = nn.GroupNorm(groups_of(channels, shape.groups), channels)
-        self.conv = nn.Conv2d(channels, 1, 3, padding=1)
+        self.conv = nn.Conv2d(channels, shape.in_channels, 3, padding=1)
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 

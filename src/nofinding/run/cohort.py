@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,9 +48,12 @@ class Cohort:
         self.specs = tuple(specs)
         parts = [source_of(spec) for spec in specs]
         self.records: list[Record] = []
+        self.source: dict[str, int] = {}  # of each image_id, the number of its source
         offered: set[str] = set()
-        for name, root in parts:
-            self.records += SOURCES[name].read(root, fields)
+        for number, (name, root) in enumerate(parts):
+            records = list(SOURCES[name].read(root, fields))
+            self.records += records
+            self.source |= {record.image_id: number for record in records}
             offered |= set(SOURCES[name].offers(root, fields))
         self.offers = tuple(name for name in fields if name in offered)
         self.phantom = any(name == "phantom" for name, _ in parts)
@@ -68,6 +72,16 @@ class Cohort:
             is_file = name != "phantom" and path.name
             shown.append(f"{name}:{Path(path.parent.name) / path.name if is_file else root}")
         return ", ".join(shown)
+
+    def balanced(self, records: Sequence[Record], most: int) -> list[Record]:
+        """The records, those of small sources `most` times at most, so that no source drowns
+        another: each is repeated as often as it fits into the largest."""
+        counts = Counter(self.source[record.image_id] for record in records)
+        largest = max(counts.values())
+        out: list[Record] = []
+        for record in records:
+            out += [record] * min(most, largest // counts[self.source[record.image_id]])
+        return out
 
     def fingerprint(self) -> str:
         """One hash over who is in which part and what was known of them."""

@@ -53,6 +53,9 @@ class FitOptions:
     """Record fields to use; default: every field recorded for some training film."""
     fields_file: Path | None = None
     """YAML file with further record fields (docs/adding.md)."""
+    balance: int = 1
+    """Repeat the films of small sources, this often at most, so that a large one does not drown
+    them."""
     aspect: Aspect = "pad"
     """pad keeps the film's proportions; squash is what the paper does."""
     calibrate: Literal["auto", "val", "train", "none"] = "auto"
@@ -96,6 +99,8 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     training starts.
     """
     use_threads(options.threads)
+    if options.balance < 1:
+        raise UserError(f"--balance {options.balance}: give 1 (no repetition) or more")
     if (options.out / "model.json").exists():
         if options.resume:
             say(f"{options.out} is finished already")
@@ -109,7 +114,8 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     detector = METHODS[method](config, stats)
     cache = cache_at(options.cache)
     size = detector.image_size
-    training = Films(train, stats, size, options.aspect, cache)
+    repeated = cohort.balanced(train, options.balance)
+    training = Films(repeated, stats, size, options.aspect, cache)
     calibrating = Films(calibration, stats, size, options.aspect, cache)
     hashes = _apart(training, calibrating)
     used = ", ".join(detector.fields_used) or "none"
