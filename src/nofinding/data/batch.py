@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import UInt16
+from jaxtyping import Bool, Float, UInt16
+from torch import Tensor
 
 from nofinding.data.cache import FilmCache
 from nofinding.data.ehr import EhrStats
@@ -76,6 +77,11 @@ class Films:
         image = torch.from_numpy(films).div_(65535).mul_(2).sub_(1)
         ids = tuple(self.ids[index] for index in rows)
         return Batch(image=image, ehr=self._ehr[rows], known=self._known[rows], ids=ids)
+
+    def records(self, indices: Sequence[int]) -> tuple[Float[Tensor, "b f"], Bool[Tensor, "b f"]]:
+        """The records alone, as in a batch: values, and which are known. Decodes no film."""
+        rows = list(indices)
+        return self._ehr[rows], self._known[rows]
 
     def pixel_hash(self, index: int) -> str:
         """The first 16 hex digits of the prepared film's SHA-256: equal films, equal hashes."""

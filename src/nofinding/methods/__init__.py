@@ -2,6 +2,7 @@
 
 from nofinding.methods.ae import AE
 from nofinding.methods.diff3m import Diff3M
+from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.protocol import Detector
@@ -11,6 +12,7 @@ from nofinding.methods.thumbnail import Thumbnail
 __all__ = ["METHODS", "Detector"]
 
 METHODS: dict[str, type[Detector]] = {
+    "diff3m-f": Diff3MF,
     "diff3m": Diff3M,
     "mean-grey": MeanGrey,
     "thumbnail": Thumbnail,

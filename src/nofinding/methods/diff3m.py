@@ -179,11 +179,17 @@ class Diff3MNet(nn.Module):
     """NP, MPG and IECA. One call: (x_t, t, what the record says) -> (eps, regenerated x_t)."""
 
     def __init__(
-        self, config: Diff3MConfig, groups: Sequence[Sequence[int]], categories: Sequence[int]
+        self,
+        config: Diff3MConfig,
+        groups: Sequence[Sequence[int]],
+        categories: Sequence[int],
+        *,
+        channels: int = 1,
     ) -> None:
-        """`groups`: the columns of the record under one softmax each; none: unconditioned."""
+        """`groups`: the columns of the record under one softmax each; none: unconditioned.
+        `channels` of the image: 1, or as many features as `diff3m-f` has."""
         super().__init__()
-        shape = config.shape
+        shape = replace(config.shape, in_channels=channels)
         self.as_program = config.variant == "program"
         # The program divides by 1000 whatever its number of steps.
         self.fade_steps = 1000 if self.as_program else config.diffusion_steps

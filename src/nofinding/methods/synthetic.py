@@ -63,7 +63,7 @@ class Synthetic(WithoutRecord):
             image_size=64,
             hidden=8,
             train=TrainConfig(
-                steps=12, batch_size=4, lr=1e-3, warmup=2, ema=0.5, checkpoint_every=6
+                steps=40, batch_size=8, lr=2e-3, warmup=4, ema=0.5, checkpoint_every=20
             ),
         ),
         "small": SyntheticConfig(),

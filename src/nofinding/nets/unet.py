@@ -269,7 +269,7 @@ class Decoder(nn.Module):
 
 
 class Head(nn.Module):
-    """GroupNorm, SiLU, and a convolution that starts at zero: maps to an image of as many channels as went in."""
+    """GroupNorm, SiLU, and a convolution that starts at zero: back to the channels that went in."""
 
     def __init__(self, shape: UNetShape) -> None:
         super().__init__()

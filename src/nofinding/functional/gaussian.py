@@ -1,0 +1,76 @@
+"""A Gaussian through feature vectors, and how far others are from it."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+__all__ = ["Gaussian", "distance", "fit_gaussian", "ledoit_wolf", "out_of_fold"]
+
+
+class Gaussian(NamedTuple):
+    """Its centre, and a matrix that makes its spread the same in all directions."""
+
+    mean: Float[Tensor, " d"]
+    whiten: Float[Tensor, "d d"]  # x -> whiten (x - mean) has the identity for covariance
+
+
+def ledoit_wolf(x: Float[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
+    """The covariance, shrunk towards a sphere as far as few samples ask for.
+
+    Ledoit and Wolf, J. Multivariate Analysis 88, 2004, lemma 3.2 to 3.5: the shrinkage that
+    loses least in mean square. Positive definite even where n < d, unless all rows are alike.
+    """
+    n, d = x.shape
+    centred = x.double() - x.double().mean(0)
+    sample = centred.T @ centred / n
+    scale = sample.diagonal().mean()  # of the sphere
+    sphere = scale * torch.eye(d, dtype=torch.float64, device=x.device)
+    apart = (sample - sphere).square().sum()
+    # The scatter of each row's own x x^T about the sample covariance, without forming any.
+    noise = (centred.square().sum(1).square().sum() / n - sample.square().sum()) / n
+    share = (noise / apart).clamp(0, 1) if apart > 0 else torch.ones_like(apart)
+    return (1 - share) * sample + share * sphere
+
+
+def fit_gaussian(
+    x: Float[Tensor, "n d"], nuisance: Float[Tensor, "m d"] | None = None, *, least: float = 1e-6
+) -> Gaussian:
+    """The Gaussian of normal films' features, wide where features only follow the acquisition.
+
+    `nuisance` are the changes that another exposure or position made to the features of the same
+    film. Their second moment is added to the covariance, so that a step in such a direction
+    counts little (within-class covariance normalisation, Hatch et al., Interspeech 2006).
+    `least` is a floor of the variance, relative to its mean.
+    """
+    covariance = ledoit_wolf(x)
+    if nuisance is not None and len(nuisance):
+        changes = nuisance.double()
+        covariance = covariance + changes.T @ changes / len(changes)
+    values, vectors = torch.linalg.eigh(covariance)
+    floor = (least * values.mean()).clamp_min(torch.finfo(torch.float64).tiny)
+    whiten = (vectors / values.clamp_min(floor).sqrt()).T
+    return Gaussian(x.double().mean(0).float(), whiten.float())
+
+
+def distance(x: Float[Tensor, "b d"], of: Gaussian) -> Float[Tensor, " b"]:
+    """The Mahalanobis distance, divided by sqrt(d): about 1 for the films it was fitted on."""
+    # Row by row in double: a matrix product rounds differently for another number of rows.
+    white = (x - of.mean).double() @ of.whiten.double().T
+    return white.square().mean(1).sqrt().float()
+
+
+def out_of_fold(
+    x: Float[Tensor, "n d"], nuisance: Float[Tensor, "m d"] | None, folds: int
+) -> Float[Tensor, " n"]:
+    """Each row's distance from the Gaussian of the other folds: row i is in fold i mod `folds`.
+
+    Within its own Gaussian a film is nearer than a new one would be, the more so the fewer films.
+    """
+    fold = torch.arange(len(x)) % folds
+    found = torch.empty(len(x))
+    for number in range(folds):
+        inside = fold == number
+        found[inside] = distance(x[inside], fit_gaussian(x[~inside], nuisance))
+    return found
