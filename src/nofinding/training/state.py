@@ -70,7 +70,8 @@ def begin(net: nn.Module, config: TrainConfig) -> State:
 
     ema = AveragedModel(net, multi_avg_fn=average).eval().requires_grad_(False)
     weights = [weight for weight in net.parameters() if weight.requires_grad]
-    return State(net, ema, AdamW(weights, lr=config.lr, weight_decay=config.weight_decay))
+    optimizer = AdamW(weights, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return State(net, ema, optimizer)
 
 
 def identity(
