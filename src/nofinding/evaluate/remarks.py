@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from nofinding.evaluate.calibration import hashed
+from nofinding.evaluate.calibration import hashed, share
 from nofinding.evaluate.intervals import DRAWS, difference
 from nofinding.evaluate.pixels import PixelMetrics
 from nofinding.evaluate.report import Row, Verdict
@@ -52,6 +52,11 @@ def _on_films(scored: Scored) -> Iterable[str]:
         yield f"{scored.unlabelled} scored films have no label and were left out."
     if scored.unscored:
         yield f"{scored.unscored} labelled films of the same split have no score and are missing."
+    if any(scored.refused):
+        yield _on_refused(scored)
+    drift = scored.run.get("drift")
+    if isinstance(drift, dict) and drift.get("line"):
+        yield f"Of all films scored: {drift['line']}."
     if scored.patients < len(scored.records):
         yield (
             f"The {len(scored.records)} films are of {scored.patients} patients. Bootstrap "
@@ -60,10 +65,30 @@ def _on_films(scored: Scored) -> Iterable[str]:
         )
 
 
+def _on_refused(scored: Scored) -> str:
+    kinds = zip(
+        ("normal", "abnormal"), scored.refused, (scored.n_normal, scored.n_abnormal), strict=True
+    )
+    said = []
+    for kind, k, left in kinds:
+        part = share(k, k + left)
+        said.append(
+            f"{k} of {k + left} {kind} films ({100 * part.value:.1f} %, 95 % interval "
+            f"{100 * part.low:.1f} to {100 * part.high:.1f})"
+        )
+    return (
+        f"The input gate refused {' and '.join(said)}. They have no score and are in no number "
+        "here: a method that scores every film is judged on more than this one."
+    )
+
+
 def _on_p_values(scored: Scored) -> Iterable[str]:
     if scored.p_value is None:
         yield "The scores carry no p-value: no calibration films were stored with the model."
         return
+    warning = scored.run.get("calibration_warning")
+    if warning:
+        yield f"The p-value is against {warning}."
     listed = scored.run.get("calibration_ids")
     if not isinstance(listed, list):
         yield (
