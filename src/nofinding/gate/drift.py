@@ -114,7 +114,7 @@ def drift(
 
     found, between = statistic(np.arange(len(points)))
     drawn = [statistic(rng.permutation(len(points)))[0] for _ in range(draws)]
-    reached = sum(value >= found - 1e-12 for value in drawn)
+    reached = int((np.array(drawn) >= found - 1e-12).sum())
     effect = found / between if between > 0 else 0.0
     return Drift((1 + reached) / (1 + draws), float(effect), len(second), n)
 

@@ -84,10 +84,11 @@ def plain_measures(grey: Float[Tensor, "n 1 s s"]) -> Float[Tensor, "n 4"]:
     inner = film[:, 1:-1, 1:-1]
     around = film[:, :-2, 1:-1] + film[:, 2:, 1:-1] + film[:, 1:-1, :-2] + film[:, 1:-1, 2:]
     corner = film[:, :-1, :-1] - film[:, 1:, :-1] - film[:, :-1, 1:] + film[:, 1:, 1:]
-    contrast = film.flatten(1).std(dim=1)
+    mean = film.mean(dim=(1, 2))
+    contrast = (film - mean[:, None, None]).square().mean(dim=(1, 2)).sqrt()
     sharpness = (around - 4 * inner).abs().flatten(1).mean(dim=1) / (contrast + 1e-3)
     noise = corner.abs().flatten(1).median(dim=1).values
-    return torch.stack([film.flatten(1).mean(dim=1), contrast, sharpness, noise], dim=1)
+    return torch.stack([mean, contrast, sharpness, noise], dim=1)
 
 
 def neighbour_correlation(grey: Float[Tensor, "n 1 s s"]) -> Float[Tensor, " n"]:

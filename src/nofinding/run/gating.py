@@ -158,13 +158,13 @@ class Gatekeeper:
         first = next(r.image_id for r in records if r.image_id in self.reasons)
         if single:
             raise UserError(
-                f"film {first!r} {self.reasons[first]}; not scored; --gate flag does it all the same"
+                f"film {first!r} {self.reasons[first]}; not scored; --gate flag does so anyway"
             )
         left = [record for record in records if record.image_id not in self.reasons]
         if not left:
             raise UserError(
                 f"all {len(records)} films are refused, for example {first!r}, which "
-                f"{self.reasons[first]}; --gate flag scores them all the same"
+                f"{self.reasons[first]}; --gate flag scores them anyway"
             )
         return left
 
