@@ -257,7 +257,9 @@ def test_few_calibration_films_are_said_to_be_too_few(
     run("fit", "thumbnail", "--films", films, "--gate", "none", "--out", tmp_path / "m")
     run("score", "--model", tmp_path / "m", "--films", films, "--split", "test", *SCORE,
         "--out", tmp_path / "s")  # fmt: skip
-    assert "8 calibration films: too few for p <= 0.05, which takes 19" in capsys.readouterr().err
+    assert (
+        "8 calibration films are too few for p <= 0.05, which takes 19" in capsys.readouterr().err
+    )
     assert "too few" in run_json(tmp_path / "s")["calibration_warning"]
 
 

@@ -205,8 +205,9 @@ def _calibration(scored: Scored) -> Calibration | None:
     p = scored.p_value
     if p is None:
         return None
+    plain = scored.run.get("calibration", "plain") == "plain"
     return Calibration(
-        n=_whole(scored.run, "calibration_n"),
+        n=_whole(scored.run, "calibration_n") if plain else None,
         normal={level: called(p, ~scored.abnormal, level) for level in LEVELS},
         abnormal={level: called(p, scored.abnormal, level) for level in LEVELS},
     )

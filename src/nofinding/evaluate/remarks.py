@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from nofinding.evaluate.calibration import hashed, share
+from nofinding.evaluate.calibration import LEVELS, hashed, least_n, share
 from nofinding.evaluate.intervals import DRAWS, difference
 from nofinding.evaluate.pixels import PixelMetrics
 from nofinding.evaluate.report import Row, Verdict
@@ -86,9 +86,7 @@ def _on_p_values(scored: Scored) -> Iterable[str]:
     if scored.p_value is None:
         yield "The scores carry no p-value: no calibration films were stored with the model."
         return
-    warning = scored.run.get("calibration_warning")
-    if warning:
-        yield f"The p-value is against {warning}."
+    yield from _on_calibration(scored)
     listed = scored.run.get("calibration_ids")
     if not isinstance(listed, list):
         yield (
@@ -105,6 +103,28 @@ def _on_p_values(scored: Scored) -> Iterable[str]:
             "Each was left out of its own calibration, so its p-value is right, but over such "
             "films the false-positive rate equals the level by construction: it is no evidence."
         )
+
+
+def _on_calibration(scored: Scored) -> Iterable[str]:
+    """What the kind of calibration, and too few films for it, mean for the p-values."""
+    run = scored.run
+    if run.get("calibration_warning"):
+        yield f"Of the p-value: {run['calibration_warning']}."
+    if run.get("calibration") == "mondrian":
+        strata = "; ".join(f"{name} ({n} films)" for name, n in run.get("strata", {}).items())
+        yield f"Each p-value is against normal films of the film's own stratum: {strata}."
+    elif run.get("calibration") == "weighted":
+        yield (
+            "Calibration films are weighted to the records of the films scored, and are worth "
+            f"{run.get('calibration_effective_n', 0):.0f} equally weighted ones."
+        )
+    elif isinstance(run.get("calibration_n"), int) and run["calibration_n"]:
+        for level in LEVELS:
+            if run["calibration_n"] < least_n(level):
+                yield (
+                    f"With {run['calibration_n']} calibration films no p-value can be {level:g} or "
+                    f"less, which takes {least_n(level)}: nothing called there says nothing."
+                )
 
 
 def _on_rows(rows: Sequence[Row]) -> Iterable[str]:

@@ -119,10 +119,14 @@ class Calibrator:
         least = least_n(LEVEL)
         if not len(self.stored) or self.n >= least:
             return None
-        worth = f", worth {self.n:.1f} when weighted" if self.how == "weighted" else ""
+        if self.how == "weighted":
+            return (
+                f"{len(self.stored)} calibration films are worth {self.n:.1f} once weighted, fewer "
+                f"than the {least} that p <= {LEVEL:g} takes; it cannot be relied on at that level"
+            )
         return (
-            f"{len(self.stored)} calibration films{worth}: too few for p <= {LEVEL:g}, "
-            f"which takes {least}; no p-value here can be relied on at that level"
+            f"{len(self.stored)} calibration films are too few for p <= {LEVEL:g}, which takes "
+            f"{least}; no film can be called at that level"
         )
 
     def about(self) -> dict[str, Any]:
