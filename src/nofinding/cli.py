@@ -33,6 +33,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding score --model MODEL FILE... --ehr age=63 sex=M view=PA --out DIR
   nofinding evaluate --scores DIR/scores.csv --films SOURCE:PATH --out REPORT
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
+  nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding methods                                          what can be fitted
   nofinding sources                                          where films can come from
 
@@ -78,6 +79,16 @@ def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
         cls = METHODS[method]
         chosen = cls.PRESETS[preset or "small"]
         parser.add_argument("--method", type=cls.Config, default=chosen, help=f"of {method}")
+    return parser
+
+
+def _fit_gate_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import FitGateOptions
+
+    parser = _new("fit-gate", _first_line(FitGateOptions))
+    several = "SOURCE:PATH, one or more: their normal films of split train"
+    parser.add_argument("--films", nargs="+", type=str, required=True, help=several)
+    _with_options(parser, FitGateOptions, ("films",))
     return parser
 
 
@@ -144,6 +155,12 @@ def _fit(parser: ArgumentParser, parsed: Namespace) -> None:
     fit(name, config, _options(FitOptions, parsed, ("method_name", "method")))
 
 
+def _fit_gate(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import FitGateOptions, fit_gate_alone
+
+    fit_gate_alone(_options(FitGateOptions, parsed, ()))
+
+
 def _score(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import ScoreOptions, score
 
@@ -199,6 +216,7 @@ COMMANDS: dict[str, Command] = {
     "fit": (_fit, _fit_parser),
     "score": (_score, _score_parser),
     "evaluate": (_evaluate, _evaluate_parser),
+    "fit-gate": (_fit_gate, _fit_gate_parser),
     "import-official": (_import_official, _import_parser),
     "demo": (_demo, _demo_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from nofinding.evaluate.calibration import called, clopper_pearson, hashed, p_values
+from nofinding.evaluate.calibration import (
+    called,
+    clopper_pearson,
+    effective_n,
+    hashed,
+    least_n,
+    p_values,
+    weighted_p_values,
+)
 
 
 def test_p_is_the_share_at_least_as_anomalous() -> None:
@@ -51,3 +59,38 @@ def test_share_called_counts_the_level_itself() -> None:
 
 def test_films_are_listed_by_a_hash() -> None:
     assert hashed("film") == hashlib.sha256(b"film").hexdigest()[:16]
+
+
+@pytest.mark.parametrize(("level", "n"), [(0.05, 19), (0.01, 99), (0.1, 9), (0.5, 1)])
+def test_a_level_takes_so_many_calibration_films(level: float, n: int) -> None:
+    assert least_n(level) == n
+    top = np.array([99.0])
+    assert p_values(top, np.zeros(n))[0] <= level + 1e-12 < p_values(top, np.zeros(n - 1))[0]
+
+
+def test_weights_count_films_by_hand() -> None:
+    calibration, weights = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0])
+    p = weighted_p_values(
+        np.array([2.0, 9.0, 2.5]), np.array([3.0, 0.5, 1.0]), calibration, weights,
+        ids=["x", "y", "c"], calibration_ids=["a", "b", "c"],
+    )  # fmt: skip
+    # (own + weights at least as anomalous) / (own + all); c is left out of its own
+    assert p.tolist() == pytest.approx([(3 + 6) / 10, 0.5 / 7.5, 1 / 4])
+
+
+def test_equal_weights_are_plain_calibration() -> None:
+    rng = np.random.default_rng(1)
+    scores, calibration = rng.normal(size=30), rng.normal(size=40)
+    names = [f"c{i}" for i in range(40)]
+    ids = ["c3", *(f"x{i}" for i in range(29))]
+    weighted = weighted_p_values(
+        scores, np.full(30, 0.7), calibration, np.full(40, 0.7), ids=ids, calibration_ids=names
+    )
+    plain = p_values(scores, calibration, ids=ids, calibration_ids=names)
+    assert weighted == pytest.approx(plain)
+
+
+def test_effective_number_of_films() -> None:
+    assert effective_n(np.full(7, 0.3)) == pytest.approx(7)
+    assert effective_n(np.array([1.0, 0, 0])) == 1
+    assert effective_n(np.array([3.0, 1.0])) == pytest.approx(16 / 10)

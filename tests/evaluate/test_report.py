@@ -215,3 +215,28 @@ def test_a_run_that_makes_no_sense_is_refused(
 def test_the_same_input_gives_the_same_report(cohort: Any, tmp_path: Path) -> None:
     assert run(cohort, tmp_path / "a") == run(cohort, tmp_path / "b")
     assert run(cohort, tmp_path / "a", seed=1)[0] != run(cohort, tmp_path / "b")[0]
+
+
+def notes_with(cohort: Any, **run: object) -> str:
+    cohort.run = {**cohort.run, **run}
+    scores = cohort.write()
+    metrics = evaluate(
+        scores, cohort.records, cohort.folder / "out", name="n", trivial="none", bootstrap=0
+    )
+    return " ".join(metrics["notes"])
+
+
+def test_levels_that_cannot_be_reached_are_named(cohort: Any) -> None:
+    said = notes_with(cohort, calibration_n=50)
+    assert "With 50 calibration films no p-value can be 0.01 or less, which takes 99" in said
+    assert "can be 0.05" not in said
+    assert "can be 0.01" not in notes_with(cohort, calibration_n=99)
+
+
+def test_kind_of_calibration_and_drift_are_told(cohort: Any) -> None:
+    strata = {"sex=F view=PA": 60, "all": 20}
+    said = notes_with(cohort, calibration="mondrian", strata=strata)
+    assert "own stratum: sex=F view=PA (60 films); all (20 films)." in said
+    said = notes_with(cohort, calibration="weighted", calibration_effective_n=23.4)
+    assert "worth 23 equally weighted ones" in said
+    assert "unlike those" in notes_with(cohort, drift={"line": "these look unlike those it knows"})

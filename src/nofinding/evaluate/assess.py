@@ -16,7 +16,7 @@ from nofinding.data.ehr import FIELDS, EhrField, EhrStats
 from nofinding.data.image import Aspect, fit_square_mask
 from nofinding.errors import UserError
 from nofinding.evaluate.attention import attention_by_field
-from nofinding.evaluate.calibration import LEVELS, called
+from nofinding.evaluate.calibration import LEVELS, Share, called, share
 from nofinding.evaluate.delong import delong_test
 from nofinding.evaluate.gallery import array_file, read_array, walls
 from nofinding.evaluate.intervals import DRAWS, measure, patient_index
@@ -93,6 +93,7 @@ def evaluate(
         walls=shown,
         map_top=map_top,
         flags=_flags(scored),
+        refused=_refused(scored),
         notes=notes(scored, rows, pixels),
         draws=bootstrap,
         seed=seed,
@@ -204,11 +205,18 @@ def _calibration(scored: Scored) -> Calibration | None:
     p = scored.p_value
     if p is None:
         return None
+    plain = scored.run.get("calibration", "plain") == "plain"
     return Calibration(
-        n=_whole(scored.run, "calibration_n"),
+        n=_whole(scored.run, "calibration_n") if plain else None,
         normal={level: called(p, ~scored.abnormal, level) for level in LEVELS},
         abnormal={level: called(p, scored.abnormal, level) for level in LEVELS},
     )
+
+
+def _refused(scored: Scored) -> dict[str, Share]:
+    """Gives what share of the normal and of the abnormal films the input gate refused."""
+    there = {"normal": scored.n_normal, "abnormal": scored.n_abnormal}
+    return {kind: share(k, k + there[kind]) for kind, k in zip(there, scored.refused, strict=True)}
 
 
 def _lesions(scored: Scored, size: int, aspect: Aspect) -> dict[int, Bool[np.ndarray, "h w"]]:

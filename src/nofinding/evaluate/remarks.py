@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from nofinding.evaluate.calibration import hashed
+from nofinding.evaluate.calibration import LEVELS, hashed, least_n, share
 from nofinding.evaluate.intervals import DRAWS, difference
 from nofinding.evaluate.pixels import PixelMetrics
 from nofinding.evaluate.report import Row, Verdict
@@ -52,6 +52,11 @@ def _on_films(scored: Scored) -> Iterable[str]:
         yield f"{scored.unlabelled} scored films have no label and were left out."
     if scored.unscored:
         yield f"{scored.unscored} labelled films of the same split have no score and are missing."
+    if any(scored.refused):
+        yield _on_refused(scored)
+    drift = scored.run.get("drift")
+    if isinstance(drift, dict) and drift.get("line"):
+        yield f"Of all films scored: {drift['line']}."
     if scored.patients < len(scored.records):
         yield (
             f"The {len(scored.records)} films are of {scored.patients} patients. Bootstrap "
@@ -60,11 +65,29 @@ def _on_films(scored: Scored) -> Iterable[str]:
         )
 
 
+def _on_refused(scored: Scored) -> str:
+    kinds = zip(
+        ("normal", "abnormal"), scored.refused, (scored.n_normal, scored.n_abnormal), strict=True
+    )
+    said = []
+    for kind, k, left in kinds:
+        part = share(k, k + left)
+        said.append(
+            f"{k} of {k + left} {kind} films ({100 * part.value:.1f} %, 95 % interval "
+            f"{100 * part.low:.1f} to {100 * part.high:.1f})"
+        )
+    return (
+        f"The input gate refused {' and '.join(said)}. They have no score and are in no number "
+        "here: a method that scores every film is judged on more than this one."
+    )
+
+
 def _on_p_values(scored: Scored) -> Iterable[str]:
     if scored.p_value is None:
         why = scored.run.get("uncalibrated") or "no calibration films were stored with the model"
         yield f"The scores carry no p-value: {why}."
         return
+    yield from _on_calibration(scored)
     listed = scored.run.get("calibration_ids")
     if not isinstance(listed, list):
         yield (
@@ -81,6 +104,28 @@ def _on_p_values(scored: Scored) -> Iterable[str]:
             "Each was left out of its own calibration, so its p-value is right, but over such "
             "films the false-positive rate equals the level by construction: it is no evidence."
         )
+
+
+def _on_calibration(scored: Scored) -> Iterable[str]:
+    """What the kind of calibration, and too few films for it, mean for the p-values."""
+    run = scored.run
+    if run.get("calibration_warning"):
+        yield f"Of the p-value: {run['calibration_warning']}."
+    if run.get("calibration") == "mondrian":
+        strata = "; ".join(f"{name} ({n} films)" for name, n in run.get("strata", {}).items())
+        yield f"Each p-value is against normal films of the film's own stratum: {strata}."
+    elif run.get("calibration") == "weighted":
+        yield (
+            "Calibration films are weighted to the records of the films scored, and are worth "
+            f"{run.get('calibration_effective_n', 0):.0f} equally weighted ones."
+        )
+    elif isinstance(run.get("calibration_n"), int) and run["calibration_n"]:
+        for level in LEVELS:
+            if run["calibration_n"] < least_n(level):
+                yield (
+                    f"With {run['calibration_n']} calibration films no p-value can be {level:g} or "
+                    f"less, which takes {least_n(level)}: nothing called there says nothing."
+                )
 
 
 def _on_rows(rows: Sequence[Row]) -> Iterable[str]:

@@ -88,6 +88,8 @@ class EvaluationInput:
     map_top: float | None = None
     flags: Mapping[str, int] = field(default_factory=dict)
     """Films by the field that a flag is about."""
+    refused: Mapping[str, Share] = field(default_factory=dict)
+    """Films that the input gate refused, normal and abnormal; they are in no other number."""
     notes: Sequence[str] = ()
     draws: int
     seed: int
@@ -136,6 +138,8 @@ def as_json(evaluation: EvaluationInput) -> dict[str, Any]:
         "pixels": evaluation.pixels,
         "attention": evaluation.attention,
         "flags": evaluation.flags,
+        "refused": evaluation.refused,
+        "drift": scored.run.get("drift"),
         "notes": evaluation.notes,
     }
     plain = _plain(whole)

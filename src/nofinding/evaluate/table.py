@@ -15,9 +15,11 @@ from nofinding.errors import UserError
 from nofinding.evaluate.intervals import patient_index
 from nofinding.types import Record
 
-__all__ = ["TRAINED_ON", "Scored", "read_scores"]
+__all__ = ["REFUSED", "TRAINED_ON", "Scored", "read_scores"]
 
 TRAINED_ON = "film: the model was trained on it"  # a flag, set by the pixels
+REFUSED = "refused"  # begins the flag of a film that the input gate kept from being scored
+NOT_PARTS = ("image_id", "score", "p_value", "stratum", "flags")  # every other column is a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class Scored:
     patient: Int[np.ndarray, " n"]  # a number for each patient
     unlabelled: int  # films scored, but of unknown label: not evaluated
     unscored: int  # labelled films of the same split(s) that have no score: not evaluated
+    refused: tuple[int, int] = (0, 0)  # normal, abnormal films that the gate refused
     run: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty where there is none
 
     @property
@@ -59,7 +62,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    score: float
+    score: float  # NaN: refused
     p_value: float  # NaN: empty
     parts: tuple[float, ...]
     flags: tuple[str, ...]
@@ -68,10 +71,11 @@ class _Row:
 def read_scores(path: Path, records: Sequence[Record]) -> Scored:
     """Joins `path` (scores.csv, with run.json beside it if there is one) to the labels by id.
 
-    Columns image_id and score are needed; p_value and flags are known, any other is a number.
-    Unlabelled films are left out and counted. Raises UserError for an unreadable file, a missing
-    column, a value that is not a finite number, a duplicate or unknown image_id, where no normal
-    or no abnormal film is left, and for films that the model was trained on.
+    Columns image_id and score are needed; p_value, stratum and flags are known, any other is a
+    number. Unlabelled films, and those that the input gate refused, are left out and counted.
+    Raises UserError for an unreadable file, a missing column, a value that is not a finite
+    number, a duplicate or unknown image_id, where no normal or no abnormal film is left, and for
+    films that the model was trained on.
     """
     rows, names = _read_rows(path)
     by_id = {record.image_id: record for record in records}
@@ -86,7 +90,10 @@ def read_scores(path: Path, records: Sequence[Record]) -> Scored:
     unscored = sum(
         r.findings is not None and r.split in splits and r.image_id not in rows for r in records
     )
-    ids = sorted(image_id for image_id in rows if by_id[image_id].findings is not None)
+    labelled = [image_id for image_id in rows if by_id[image_id].findings is not None]
+    refused = [image_id for image_id in labelled if math.isnan(rows[image_id].score)]
+    sick = sum(bool(by_id[image_id].findings) for image_id in refused)
+    ids = sorted(set(labelled) - set(refused))
     abnormal = np.array([bool(by_id[image_id].findings) for image_id in ids], dtype=bool)
     for kind, there in (("normal", ~abnormal), ("abnormal", abnormal)):
         if not there.any():
@@ -109,8 +116,9 @@ def read_scores(path: Path, records: Sequence[Record]) -> Scored:
         flags=tuple(rows[image_id].flags for image_id in ids),
         abnormal=abnormal,
         patient=patient_index([by_id[image_id].patient_id for image_id in ids]),
-        unlabelled=len(rows) - len(ids),
+        unlabelled=len(rows) - len(labelled),
         unscored=unscored,
+        refused=(len(refused) - sick, sick),
         run=_read_run(path.with_name("run.json")),
     )
 
@@ -129,7 +137,7 @@ def _read_rows(path: Path) -> tuple[dict[str, _Row], list[str]]:
             raise UserError(
                 f"{path}: needs one column {column!r}; it has {', '.join(header) or 'none'}"
             )
-    names = [name for name in header if name not in ("image_id", "score", "p_value", "flags")]
+    names = [name for name in header if name not in NOT_PARTS]
     rows: dict[str, _Row] = {}
     for number, cells in enumerate(lines[1:], start=2):
         if len(cells) != len(header):
@@ -148,7 +156,10 @@ def _row(cell: Mapping[str, str], names: Sequence[str], where: str) -> _Row:
     if p_value <= 0 or p_value > 1:
         raise UserError(f"{where}: p_value is {p_value:g}; allowed is above 0 up to 1")
     score = _number(cell["score"], f"{where}: score")
-    if math.isnan(score):
+    refused = any(
+        flag.strip().startswith(f"{REFUSED}:") for flag in cell.get("flags", "").split(";")
+    )
+    if math.isnan(score) and not refused:
         raise UserError(f"{where}: score is {cell['score']!r}; a finite number is needed")
     flags = cell.get("flags", "").split(";")
     return _Row(

@@ -3,18 +3,21 @@
 from nofinding.run.demo import DemoOptions, demo
 from nofinding.run.evaluating import EvaluateOptions, evaluate
 from nofinding.run.fitting import FitOptions, fit
+from nofinding.run.gating import FitGateOptions, fit_gate_alone
 from nofinding.run.importing import ImportOptions, import_official
 from nofinding.run.scoring import ScoreOptions, score
 
 __all__ = [
     "DemoOptions",
     "EvaluateOptions",
+    "FitGateOptions",
     "FitOptions",
     "ImportOptions",
     "ScoreOptions",
     "demo",
     "evaluate",
     "fit",
+    "fit_gate_alone",
     "import_official",
     "score",
 ]

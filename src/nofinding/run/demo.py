@@ -68,7 +68,7 @@ def demo(options: DemoOptions) -> Path:
     if film is None:
         say("no real film: the package pydicom-data is not installed")
     else:
-        single = ScoreOptions(model=model, out=out / "real-film", cache=cache)
+        single = ScoreOptions(model=model, out=out / "real-film", cache=cache, gate="flag")
         row = score([str(film)], single)[0]
         say(
             f"one real film ({film.name}): score {float(row['score']):.4g}, p {row['p_value']}; "

@@ -23,7 +23,9 @@ from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.pixels import normal_threshold
 from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector
+from nofinding.run.calibrating import stored_strata
 from nofinding.run.cohort import Cohort, cache_at, known_fields
+from nofinding.run.gating import save_model_gate
 from nofinding.run.model import Model, load_model, save_model
 from nofinding.run.progress import is_first_process, say, tracked
 from nofinding.training import Job
@@ -60,6 +62,8 @@ class FitOptions:
     """pad keeps the film's proportions; squash is what the paper does."""
     calibrate: Literal["auto", "val", "train", "none"] = "auto"
     """Normal films for the p-value: the val split, or 15 % of the training patients held out."""
+    gate: Literal["auto", "none"] = "auto"
+    """Fit an input gate (docs/gate.md): auto does, from 50 training normals on."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     devices: int = 1
@@ -134,6 +138,9 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
         return None  # under torchrun all processes learn, and the first one writes
     to_device(detector, options.accelerator)
     scores, threshold = _calibrated(detector, calibrating, options.seed)
+    gate: dict[str, Any] = {"fitted": False, "why": "--gate none"}
+    if options.gate == "auto":
+        gate = save_model_gate(options.out, train, calibration, scores, cache, options.seed)
     meta = {
         "preset": options.preset,
         "seed": options.seed,
@@ -147,7 +154,9 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
             "from": origin,
             "scores": scores.tolist(),
             "ids": [hashed(image_id) for image_id in calibrating.ids],
+            **stored_strata(calibration, fields),
         },
+        "gate": gate,
         "map_threshold": threshold,
         "fit_minutes": minutes,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",

@@ -54,6 +54,7 @@ def import_official(checkpoint: Path, options: ImportOptions) -> Model:
         "aspect": "squash",
         "counts": {},
         "calibration": {"from": "none", "scores": [], "ids": []},
+        "gate": {"fitted": False, "why": "imported"},
     }
     save_model(options.out, detector, meta)
     say(f"{options.out}: imported, {sum(t.numel() for t in tensors.values()) / 1e6:.1f} M numbers")

@@ -23,10 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.errors import UserError
-from nofinding.evaluate.calibration import hashed, p_values
+from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.table import TRAINED_ON
+from nofinding.run.calibrating import Calibration, Calibrator
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.fitting import to_device, use_threads
+from nofinding.run.gating import Gatekeeper, GateMode
 from nofinding.run.model import Model, load_model, with_rule
 from nofinding.run.parity import parity_of, use_runtime
 from nofinding.run.progress import say, tracked
@@ -62,6 +64,13 @@ class ScoreOptions:
     """Write maps and pseudo-healthy films."""
     missing_fields: Literal["refuse", "mask"] = "refuse"
     """If the source has no column for a field the model was fitted with."""
+    calibration: Calibration = "plain"
+    """Which normal films p is against (docs/calibration.md): all; those of the same sex, age band
+    and view (mondrian); or all, weighted to the records of these films (weighted)."""
+    gate: GateMode = "refuse"
+    """What is no upright frontal chest film: leave it unscored; score and flag it; do not look."""
+    gate_from: Path | None = None
+    """Folder of another gate (nofinding fit-gate), in place of the model's own."""
     overwrite: bool = False
     """Replace the scores in the folder, if there are some."""
     fields_file: Path | None = None
@@ -97,7 +106,10 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         raise UserError("name either films with --films SOURCE:PATH or single FILEs")
     model = with_rule(load_model(options.model), options.rule, options.steps)
     runtime = _runtime(options, model)
-    records, source, phantom = _records(files, options, model)
+    every, source, phantom = _records(files, options, model)
+    gatekeeper = Gatekeeper(model, options.model, options.gate, options.gate_from)
+    gatekeeper.look(every, cache_at(options.cache))
+    records = gatekeeper.admitted(every, single=bool(files))
     films = Films(
         records,
         model.detector.stats,
@@ -110,15 +122,23 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
     if not runtime.is_reference:
         parity = parity_of(model.detector, films, runtime, options.seed)
         model = replace(model, uncalibrated=model.uncalibrated or parity.why_not)
+    calibrator = Calibrator(model, records, options.calibration, known_fields(options.fields_file))
     flags = _flags(records, films, model, phantom)
     out = options.out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         label = "PHANTOM (simulated)" if phantom else "research use only"
-        rows, cost = _score_all(model, films, options, partial, label)
+        rows, cost = _score_all(model, films, options, partial, label, calibrator)
+        scored = {row["image_id"]: float(row["score"]) for row in rows}
+        gatekeeper.test_drift(records, scored, options.seed)
+        for record in every:
+            if record.image_id not in scored:
+                rows.append({**dict.fromkeys(rows[0], ""), "image_id": record.image_id})
+                flags[record.image_id] = record.flags
         for row in rows:
-            row["flags"] = "; ".join(flags[row["image_id"]])
-        run = _run(model, films, options, source) | cost
+            own = (*flags[row["image_id"]], *gatekeeper.flags(row["image_id"]))
+            row["flags"] = "; ".join(own)
+        run = _run(model, films, options, source) | cost | calibrator.about() | gatekeeper.about()
         if parity is not None:
             run |= {"parity": parity.to_json(), "gflop": parity.gflop}
         checkpoint.write_atomic(partial / "scores.csv", _csv(rows))
@@ -130,7 +150,7 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         shutil.rmtree(partial, ignore_errors=True)
     if model.uncalibrated:
         say(f"no p-values: {model.uncalibrated}")
-    say(f"{options.out / 'scores.csv'}: {len(rows)} films, {cost['seconds_per_film']:.2f} s a film")
+    _say_what_happened(options, len(every), len(scored), cost["seconds_per_film"], calibrator)
     return rows
 
 
@@ -141,6 +161,16 @@ def _runtime(options: ScoreOptions, model: Model) -> Runtime:
         raise UserError(f"--runtime openvino: runs on the CPU, not on {options.accelerator}")
     use_runtime(model.detector, runtime)
     return runtime
+
+
+def _say_what_happened(
+    options: ScoreOptions, given: int, scored: int, seconds: float, calibrator: Calibrator
+) -> None:
+    refused = f", {given - scored} refused (see flags)" if given > scored else ""
+    say(f"{options.out / 'scores.csv'}: {scored} films{refused}, {seconds:.2f} s a film")
+    warning = calibrator.warning()
+    if warning:
+        say(warning)
 
 
 def _require_free(options: ScoreOptions) -> None:
@@ -218,11 +248,15 @@ def _flags(
 
 
 def _score_all(
-    model: Model, films: Films, options: ScoreOptions, folder: Path, label: str
+    model: Model,
+    films: Films,
+    options: ScoreOptions,
+    folder: Path,
+    label: str,
+    calibrator: Calibrator,
 ) -> tuple[list[dict[str, str]], dict[str, float]]:
     """The rows of scores.csv, and what a film cost."""
     rows: list[dict[str, str]] = []
-    stored, ids = model.calibration
     spent, gflop = 0.0, 0.0
     for start in tracked(range(0, len(films), options.batch_size), "scoring"):
         batch = films.batch(range(start, min(start + options.batch_size, len(films))))
@@ -235,15 +269,10 @@ def _score_all(
         if not scores.score.isfinite().all():
             bad = batch.ids[int((~scores.score.isfinite()).nonzero()[0])]
             raise UserError(f"film {bad!r}: the score is not a finite number; the model is broken")
-        p = p_values(
-            scores.score.double().numpy(),
-            stored,
-            ids=[hashed(image_id) for image_id in batch.ids],
-            calibration_ids=ids,
-        )
+        p = calibrator(scores.score.double().numpy(), batch.ids)
         for i, image_id in enumerate(batch.ids):
             row = {"image_id": image_id, "score": f"{scores.score[i].item():.9g}"}
-            row["p_value"] = f"{p[i]:.6g}" if len(stored) else ""
+            row |= p[i]
             row |= {name: f"{part[i].item():.9g}" for name, part in scores.parts.items()}
             rows.append(row)
         if options.maps:

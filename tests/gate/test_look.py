@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from nofinding.gate.look import SIZE, Eye, neighbour_correlation, plain_measures
+from nofinding.gate.spoil import SPOILT
+
+
+def test_plain_measures_by_hand() -> None:
+    flat = torch.full((1, 1, 8, 8), 0.25)
+    ramp = torch.linspace(0, 1, 8).expand(1, 1, 8, 8)
+    board = (torch.arange(8)[:, None] + torch.arange(8)).remainder(2).float()[None, None]
+    found = plain_measures(torch.cat([flat, ramp, board]))
+    assert found[0].tolist() == pytest.approx([0.25, 0, 0, 0], abs=1e-6)
+    assert found[1].tolist() == pytest.approx([0.5, float(ramp.std(correction=0)), 0, 0], abs=1e-5)
+    contrast = float(board.std(correction=0))
+    assert found[2].tolist() == pytest.approx([0.5, contrast, 4 / (contrast + 1e-3), 2])
+
+
+def test_neighbours_of_noise_have_nothing_in_common() -> None:
+    noise = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    ramp = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+    found = neighbour_correlation(torch.cat([noise, ramp]))
+    assert abs(float(found[0])) < 0.05 and float(found[1]) > 0.9
+
+
+def test_no_films_give_an_empty_look(eye: Eye) -> None:
+    seen = eye(torch.empty(0, 1, SIZE, SIZE))
+    assert [len(part) for part in seen] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_spoilt_films_keep_size_and_range(index: int) -> None:
+    film = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for _, change in SPOILT:
+        spoilt = change(film, index)
+        assert spoilt.shape == film.shape
+        assert spoilt.min() >= -1 and spoilt.max() <= 1
+        assert not torch.equal(spoilt, film)
