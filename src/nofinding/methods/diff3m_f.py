@@ -42,6 +42,7 @@ __all__ = ["Diff3MF", "Diff3MFConfig"]
 Part = Literal["repair", "texture", "context", "taught", "evidence"]
 PARTS: tuple[Part, ...] = ("repair", "texture", "context", "taught", "evidence")
 STEPS = 1000  # T, the number of noise levels in training
+CELLS = 4  # one film in so many, of those that pooled features are moved of, also shows its cells
 FOLDS = 5
 """Parts of the training films; the spread of a distance is that of films in none of its own."""
 
@@ -63,15 +64,18 @@ class Diff3MFConfig:
     most: int = 4000
     """Films at most that features are kept of; of more, a random choice."""
     copied: int = 1000
-    """Films at most that are seen once more under another exposure and position, to learn what
-    these do to the features."""
-    channels: int = 64
+    """Films at most that are seen again under another exposure and position, to learn what these
+    do to the features."""
+    nuisance: float = 2.0
+    """How strongly directions are held back in which acquisition moves the features: its changes
+    count as if they were this many times as large. 0: not at all."""
+    channels: int = 48
     """Whitened features of a cell that are repaired."""
     record: Literal["full", "demographics", "none"] = "full"
     """What of the record conditions the repair: all fields; age, sex and view; or nothing."""
-    width: int = 64
+    width: int = 48
     """Channels of the repairing network at the full grid."""
-    multipliers: tuple[int, ...] = (1, 2)
+    multipliers: tuple[int, ...] = (1, 1)
     """Channels of each level, in units of `width`."""
     respacing: str = "ddim10"
     """Levels kept for detection, as in diff3m."""
@@ -87,6 +91,9 @@ class Diff3MFConfig:
     """Share of the other training films' entries that are hidden."""
     balance: float = 0.33
     """lambda: loss = (1 - lambda) * noise loss + lambda * regeneration loss."""
+    compact: bool = True
+    """Keep the repairing network's weights in bfloat16: half the file. They are rounded before
+    anything is calibrated."""
     batch_size: int = 16
     """Films at a time when features are taken."""
     train: TrainConfig = field(
@@ -277,21 +284,31 @@ class Diff3MF:
     def _features(
         self, films: Films, chosen: Sequence[int], seed: int, *, progress: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Features of the films as they are, and what another acquisition changes in them."""
-        size, mirror = self.config.batch_size, self.config.mirror
+        """Features of the films as they are, and what another acquisition changes in them.
+
+        Pooled features see exposure and position changed; maps, whose cells must stay where they
+        are, the exposure alone, and of fewer films, for each has many cells.
+        """
+        size, mirror, c = self.config.batch_size, self.config.mirror, self.config
         plain: list[dict[str, Tensor]] = []
-        changes: list[dict[str, Tensor]] = []
+        pooled: list[dict[str, Tensor]] = []
+        cells: list[dict[str, Tensor]] = []
         starts = range(0, len(chosen), size)
         for start in track(starts, "features", disable=not progress, console=Console(stderr=True)):
             batch = films.batch(chosen[start : start + size])
+            film = (batch.image + 1) / 2
             seen = self._see(batch.image, mirror=mirror)
             plain.append({k: v.half() if k == "maps" else v for k, v in seen.items()})
-            if start < self.config.copied:
-                rows = generators(seed, [f"copy/{name}" for name in batch.ids])
-                film = place((batch.image + 1) / 2, placement(rows))
+            rows = generators(seed, [f"copy/{name}" for name in batch.ids])
+            if start < c.copied:
+                other = self._see(
+                    exposure(place(film, placement(rows)), rows) * 2 - 1, mirror=mirror
+                )
+                pooled.append({k: c.nuisance * (other[k] - seen[k]) for k in POOLED if k in seen})
+            if start * CELLS < c.copied:
                 other = self._see(exposure(film, rows) * 2 - 1, mirror=mirror)
-                changes.append({k: other[k] - seen[k] for k in POOLED if k in seen})
-        return _joined(plain), _joined(changes)
+                cells.append({"maps": (c.nuisance * (other["maps"] - seen["maps"])).half()})
+        return _joined(plain), _joined(pooled) | _joined(cells)
 
     def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
         """Noise loss and regeneration loss of Diff3M (eq. 5), on features."""
@@ -319,7 +336,7 @@ class Diff3MF:
         chance = generators(seed, ["films"])[0]
         chosen = torch.randperm(len(normal), generator=chance).tolist()[: self.config.most]
         seen, moved = self._features(normal, chosen, seed, progress=job.progress)
-        self.whitening = fit_whitening(seen["maps"], self.config.channels)
+        self.whitening = fit_whitening(seen["maps"], self.config.channels, moved.get("maps"))
         parts = [
             whitened(part.float(), self.whitening).half()
             for part in seen["maps"].chunk(len(chosen) // 64 + 1)
@@ -329,6 +346,8 @@ class Diff3MF:
             torch.manual_seed(seed)
             self.net["repair"] = self._new_repair()
         train(self.repair, self.loss, cast(Films, told), self.config.train, seed=seed, job=job)
+        if self.config.compact:
+            self.repair.load_state_dict(_rounded(self.repair.state_dict()))
         self._ready.clear()
         raw = {"repair": self._all_repairs(told)}
         for name in POOLED:
@@ -437,7 +456,11 @@ class Diff3MF:
         one is in it."""
         if self.whitening is None:
             return {}
-        out = {f"repair.{k}": v for k, v in self.repair.state_dict().items()}
+        repair = self.repair.state_dict()
+        out = {
+            f"repair.{k}": v
+            for k, v in (_halved(repair) if self.config.compact else repair).items()
+        }
         out |= {f"whitening.{k}": v for k, v in self.whitening._asdict().items()}
         for name, of in self.gaussians.items():
             out |= {f"gaussian.{name}.{k}": v for k, v in of._asdict().items()}
@@ -479,6 +502,14 @@ def _evidence(seen: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
     """The taught network's logits of "anything anywhere" and of the mean cell, averaged."""
     cell = seen["where"].sigmoid().mean(dim=(1, 2, 3)).clamp(1e-4, 1 - 1e-4).logit()
     return (seen["film"] + cell) / 2
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.bfloat16() if v.dtype == torch.float32 else v for k, v in state.items()}
+
+
+def _rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.to(state[k].dtype) for k, v in _halved(state).items()}
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

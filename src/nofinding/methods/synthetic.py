@@ -45,7 +45,7 @@ class SyntheticConfig:
     """Weight of "is there anything", against "where"."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=2500, batch_size=12, lr=3e-4, weight_decay=0.02, ema=0.998, checkpoint_every=100
+            steps=1200, batch_size=12, lr=3e-4, weight_decay=0.02, ema=0.998, checkpoint_every=100
         )
     )
     """How it is trained; each film of a batch goes in twice, clean and painted."""

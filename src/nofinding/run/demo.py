@@ -62,13 +62,16 @@ def demo(options: DemoOptions) -> Path:
         ),
     )
     score(
-        [], ScoreOptions(model=model, films=[COHORT], split="test", out=out / "scores", cache=cache)
+        [],
+        ScoreOptions(
+            model=str(model), films=[COHORT], split="test", out=out / "scores", cache=cache
+        ),
     )
     film = real_film()
     if film is None:
         say("no real film: the package pydicom-data is not installed")
     else:
-        single = ScoreOptions(model=model, out=out / "real-film", cache=cache, gate="flag")
+        single = ScoreOptions(model=str(model), out=out / "real-film", cache=cache, gate="flag")
         row = score([str(film)], single)[0]
         say(
             f"one real film ({film.name}): score {float(row['score']):.4g}, p {row['p_value']}; "

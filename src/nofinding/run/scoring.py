@@ -32,6 +32,7 @@ from nofinding.run.gating import Gatekeeper, GateMode
 from nofinding.run.model import Model, load_model, with_rule
 from nofinding.run.parity import parity_of, use_runtime
 from nofinding.run.progress import say, tracked
+from nofinding.run.shipped import AUTO, SHIPPED, about_age, model_folder, shipped_for
 from nofinding.runtime import Runtime
 from nofinding.sources.files import file_records
 from nofinding.types import Record, Scores, Split
@@ -46,10 +47,11 @@ UNFIT = frozenset('/\\\0"')  # characters that an image_id may not have: it name
 class ScoreOptions:
     """Scores films: how far each is from normal for its patient, where, and how sure that is."""
 
-    model: Path
-    """Folder of a fitted model."""
     out: Path
     """Folder for scores.csv, maps, pseudo-healthy films and run.json."""
+    model: str = AUTO
+    """Folder of a fitted model, or one inside the package: adult or paediatric (docs/weights.md).
+    auto: paediatric for patients under 10 years, else adult."""
     films: list[str] = field(default_factory=list)
     """Films and records, SOURCE:PATH; or name single FILEs instead."""
     ehr: list[str] = field(default_factory=list)
@@ -104,10 +106,12 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         raise UserError(f"--batch_size {options.batch_size}: give 1 or more")
     if bool(files) == bool(options.films):
         raise UserError("name either films with --films SOURCE:PATH or single FILEs")
-    model = with_rule(load_model(options.model), options.rule, options.steps)
+    name = options.model if options.model != AUTO else _shipped_name(files, options)
+    folder = model_folder(name)
+    model = with_rule(load_model(folder), options.rule, options.steps)
     runtime = _runtime(options, model)
     every, source, phantom = _records(files, options, model)
-    gatekeeper = Gatekeeper(model, options.model, options.gate, options.gate_from)
+    gatekeeper = Gatekeeper(model, folder, options.gate, options.gate_from)
     gatekeeper.look(every, cache_at(options.cache))
     records = gatekeeper.admitted(every, single=bool(files))
     films = Films(
@@ -124,6 +128,7 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         model = replace(model, uncalibrated=model.uncalibrated or parity.why_not)
     calibrator = Calibrator(model, records, options.calibration, known_fields(options.fields_file))
     flags = _flags(records, films, model, phantom)
+    ages = {record.image_id: about_age(name, record) for record in every}
     out = options.out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
@@ -136,9 +141,19 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
                 rows.append({**dict.fromkeys(rows[0], ""), "image_id": record.image_id})
                 flags[record.image_id] = record.flags
         for row in rows:
-            own = (*flags[row["image_id"]], *gatekeeper.flags(row["image_id"]))
+            own = (
+                *flags[row["image_id"]],
+                *ages[row["image_id"]],
+                *gatekeeper.flags(row["image_id"]),
+            )
             row["flags"] = "; ".join(own)
-        run = _run(model, films, options, source) | cost | calibrator.about() | gatekeeper.about()
+        run = (
+            _run(model, films, options, source)
+            | {"model": _shown(name)}
+            | cost
+            | calibrator.about()
+            | gatekeeper.about()
+        )
         if parity is not None:
             run |= {"parity": parity.to_json(), "gflop": parity.gflop}
         checkpoint.write_atomic(partial / "scores.csv", _csv(rows))
@@ -184,6 +199,20 @@ def _require_free(options: ScoreOptions) -> None:
             f"--out {options.out}: holds {min(present - OURS)!r}, which is not of `score`; "
             "it is not overwritten"
         )
+
+
+def _shown(model: str) -> str:
+    """A shipped model by its name; of a folder only the last part of its path."""
+    return model if model in SHIPPED else Path(model).name
+
+
+def _shipped_name(files: Sequence[str], options: ScoreOptions) -> str:
+    """The shipped model that these films' ages ask for."""
+    fields = known_fields(options.fields_file)
+    if files:
+        return shipped_for(file_records(files, options.ehr, fields))
+    records = Cohort(options.films, fields).records
+    return shipped_for([r for r in records if options.split in (None, r.split)])
 
 
 def _records(
