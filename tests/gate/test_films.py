@@ -71,6 +71,15 @@ def test_photographs_are_unlike(gate: Gate, eye: Eye) -> None:
         assert verdict.reason == UNLIKE and verdict.distance > gate.limit
 
 
+def test_the_distance_alone_refuses_too(gate: Gate, eye: Eye, judged: Tensor) -> None:
+    """A classifier that takes anything for an upright film leaves it to the distance."""
+    trusting = gate.tensors | {"bias": torch.tensor([1e3, 0, 0, 0, 0], dtype=torch.float64)}
+    blind = Gate(trusting, gate.limit)
+    photograph = as_film(load_sample_images().images[0].mean(axis=2))
+    assert blind.judge(eye(photograph))[0].reason == UNLIKE
+    assert blind.judge(eye(judged[:1]))[0].reason == ""
+
+
 def test_blank_films_and_noise(gate: Gate, eye: Eye) -> None:
     noise = torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     blank = torch.full((1, 1, SIZE, SIZE), -0.3)
