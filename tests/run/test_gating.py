@@ -13,7 +13,9 @@ from PIL import Image
 from nofinding.checkpoint import load
 from nofinding.cli import main
 from nofinding.data.ehr import FIELDS
+from nofinding.run.gating import one_a_patient
 from nofinding.sources.phantom import PHANTOM
+from nofinding.types import Record
 from tables import Rows, write_table
 
 Refused = Callable[..., str]
@@ -203,6 +205,18 @@ def test_too_few_films_are_not_tested_for_drift(
     run("score", "--model", model, film, "--out", tmp_path / "s")
     drift = run_json(tmp_path / "s")["drift"]
     assert drift == {"tested": False, "why": "1 patients among the scored films, 30 are needed"}
+
+
+def test_a_patient_counts_once_for_drift() -> None:
+    records = [
+        Record(image_id=f"{p}-{i}", patient_id=p, pixels=np.zeros, ehr={})
+        for p in ("a", "b", "c")
+        for i in range(3)
+    ]
+    rows = one_a_patient(records)
+    assert sorted(records[i].patient_id for i in rows) == ["a", "b", "c"]
+    turned = one_a_patient(records[::-1])  # which film it is does not depend on the order
+    assert {records[i].image_id for i in rows} == {records[::-1][i].image_id for i in turned}
 
 
 def test_the_model_remembers_bands_and_no_age(model: Path, gated: tuple[Path, Rows]) -> None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nofinding.gate.look import Look
+from nofinding.gate.look import CHANNELS, Look
 
 __all__ = ["ALARM", "DRIFT_LEAST", "EFFECT", "Coordinates", "Drift", "drift"]
 
@@ -40,17 +40,18 @@ class Coordinates(NamedTuple):
     @classmethod
     def of(cls, seen: Look) -> "Coordinates":
         """Those of these films."""
-        centre = seen.pooled.mean(0)
-        _, values, turned = torch.linalg.svd((seen.pooled - centre).double(), full_matrices=False)
+        pooled = seen.pooled[:, :CHANNELS]
+        centre = pooled.mean(0)
+        _, values, turned = torch.linalg.svd((pooled - centre).double(), full_matrices=False)
         k = min(DIRECTIONS, len(values))
-        spread = values[:k] / len(seen.pooled) ** 0.5
+        spread = values[:k] / len(pooled) ** 0.5
         directions = (turned[:k] / spread.clamp_min(1e-8)[:, None]).T.float().contiguous()
         spread_plain, mean_plain = torch.std_mean(seen.plain, dim=0)
         return cls(centre, directions, mean_plain, spread_plain.clamp_min(1e-8))
 
     def __call__(self, seen: Look) -> Float[np.ndarray, "n k"]:
         """The films' points."""
-        where = (seen.pooled - self.centre) @ self.directions
+        where = (seen.pooled[:, :CHANNELS] - self.centre) @ self.directions
         plain = (seen.plain - self.plain_centre) / self.plain_spread
         return np.asarray(torch.cat([where, plain], dim=1).double().numpy())
 

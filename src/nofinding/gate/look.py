@@ -14,11 +14,20 @@ from nofinding.data.ehr import EhrStats
 from nofinding.nets.backbone import film_to_rgb, load_efficientnet_lite0, width
 from nofinding.types import Record
 
-__all__ = ["SIZE", "Eye", "Look", "gate_films", "neighbour_correlation", "plain_measures"]
+__all__ = [
+    "CHANNELS",
+    "SIZE",
+    "Eye",
+    "Look",
+    "gate_films",
+    "neighbour_correlation",
+    "plain_measures",
+]
 
 SIZE = 112
 """Side of the film as the gate sees it, whatever the size that the model takes."""
 BLOCK = 10  # of EfficientNet-Lite0: late enough to know shapes, early enough not to name things
+LAST = 15  # knows what photographs, slices and limbs have that chests have not
 GRID = 4  # the block's map is averaged over 4 x 4 fields, so that up and down can be told
 CHANNELS = width(BLOCK)
 BATCH = 64
@@ -28,7 +37,7 @@ class Look(NamedTuple):
     """What is seen of each film."""
 
     grid: Float[Tensor, "n d"]  # means over the 4 x 4 fields of each channel
-    pooled: Float[Tensor, "n c"]  # means over all of the film
+    pooled: Float[Tensor, "n c"]  # means over all of the film: CHANNELS of BLOCK, then of LAST
     plain: Float[Tensor, "n 4"]  # brightness, contrast, sharpness, noise
     correlation: Float[Tensor, " n"]  # of neighbouring pixels
 
@@ -51,14 +60,15 @@ class Eye:
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "n 1 s s"]) -> Look:
         """Looks at films in [-1, 1]."""
-        grids, pooled = [torch.empty(0, CHANNELS * GRID**2)], [torch.empty(0, CHANNELS)]
+        grids = [torch.empty(0, CHANNELS * GRID**2)]
+        pooled = [torch.empty(0, CHANNELS + width(LAST))]
         for start in range(0, len(image), BATCH):
             rgb = film_to_rgb(image[start : start + BATCH]).contiguous(
                 memory_format=torch.channels_last
             )
-            seen = self.net.features(rgb, (BLOCK,))[BLOCK]
-            grids.append(F.adaptive_avg_pool2d(seen, GRID).flatten(1))
-            pooled.append(seen.mean(dim=(2, 3)))
+            seen = self.net.features(rgb, (BLOCK, LAST))
+            grids.append(F.adaptive_avg_pool2d(seen[BLOCK], GRID).flatten(1))
+            pooled.append(torch.cat([seen[b].mean(dim=(2, 3)) for b in (BLOCK, LAST)], dim=1))
         grey = (image + 1) / 2
         return Look(
             torch.cat(grids), torch.cat(pooled), plain_measures(grey), neighbour_correlation(grey)

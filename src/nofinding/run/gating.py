@@ -87,7 +87,7 @@ def save_model_gate(
     seen = eye.films(gate_films(calibration, cache), lambda r: list(tracked(r, "gate")))
     refused = sum(bool(verdict.reason) for verdict in gate.judge(seen))
     told: dict[str, Any] = {"calibration_refused": refused, "calibration_n": len(calibration)}
-    rows = _one_a_patient(calibration)[:REFERENCE]
+    rows = one_a_patient(calibration)[:REFERENCE]
     reference = {
         "reference.points": torch.from_numpy(gate.coordinates(seen.of(rows))).float(),
         "reference.scores": torch.from_numpy(scores[rows]),
@@ -96,7 +96,7 @@ def save_model_gate(
     return {"fitted": True, "sha256": sha256, **told}
 
 
-def _one_a_patient(records: Sequence[Record]) -> list[int]:
+def one_a_patient(records: Sequence[Record]) -> list[int]:
     """One film of each patient: films of one patient are alike, and would count as many."""
     order = sorted(range(len(records)), key=lambda i: hashed(records[i].image_id))
     first = {records[i].patient_id: i for i in reversed(order)}
@@ -179,7 +179,7 @@ class Gatekeeper:
         """Compares the scored films with the calibration films; a line where they differ."""
         if self.own is None:
             return
-        rows = _one_a_patient(records)
+        rows = one_a_patient(records)
         reference = self.own.tensors["reference.points"]
         for n, which in ((len(reference), "calibration"), (len(rows), "scored")):
             if n < DRIFT_LEAST:
