@@ -1,0 +1,125 @@
+"""How well fitted models tell the labelled films of one cohort apart, side by side.
+
+AUROC and average precision with patient-bootstrap intervals, over all films of the split and over
+matched pairs: a normal and an abnormal film of equal brightness, equal black area, and the same
+view and source size ("@320" at the end of an id). Where scanner or mask differ between the
+classes, only the pairs say something about disease. Models of a method with detection rules also
+get a row for each rule.
+
+usage: python benchmarks/accuracy.py MODEL [MODEL...] --films SOURCE:PATH
+           [--split val] [--finding NAME] [--rules] [--threads 1] [--out FILE.md]
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from films import gflop_of
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+
+from nofinding.data.batch import Films
+from nofinding.data.ehr import FIELDS
+from nofinding.evaluate.intervals import measure, patient_index
+from nofinding.methods.protocol import Ruled
+from nofinding.run.cohort import Cohort, cache_at
+from nofinding.run.fitting import use_threads
+from nofinding.run.model import Model, load_model, with_rule
+from nofinding.types import Record
+
+CALIPER = 0.25  # standard deviations, over brightness and black area
+BLACK = 0.03
+
+
+def covariates(films: Films) -> Float[np.ndarray, "n 2"]:
+    """Share of the film that is not black, and the mean grey of that share."""
+    rows = []
+    for i in range(len(films)):
+        grey = (films.batch([i]).image[0, 0].numpy() + 1) / 2
+        seen = grey > BLACK
+        rows.append((seen.mean(), grey[seen].mean() if seen.any() else 0.0))
+    return np.array(rows)
+
+
+def pairs(
+    records: list[Record], abnormal: Bool[np.ndarray, " n"], about: Float[np.ndarray, "n 2"]
+) -> Int[np.ndarray, " m"]:
+    """The films that have a partner: of all pairings within the caliper, the closest one."""
+    scaled = (about - about.mean(0)) / about.std(0).clip(1e-9)
+    kind = [(r.view, r.image_id.rpartition("@")[2] if "@" in r.image_id else "") for r in records]
+    chosen: list[int] = []
+    for stratum in sorted(set(kind), key=str):
+        here = np.array([k == stratum for k in kind])
+        low, high = np.flatnonzero(here & ~abnormal), np.flatnonzero(here & abnormal)
+        if not len(low) or not len(high):
+            continue
+        far = np.sqrt(((scaled[low][:, None] - scaled[high][None]) ** 2).sum(-1))
+        i, j = linear_sum_assignment(np.where(far < CALIPER, far, 1e3))
+        close = far[i, j] < CALIPER
+        chosen += [*low[i[close]], *high[j[close]]]
+    return np.array(sorted(chosen))
+
+
+def ways(folder: Path, rules: bool) -> list[tuple[str, Model]]:
+    """The model as it is, and by each of its rules."""
+    model = load_model(folder)
+    found = [(model.detector.name, model)]
+    if rules and isinstance(model.detector, Ruled):
+        names = model.detector.RULES
+        found += [(f"{model.detector.name}, {n}", with_rule(model, n, 0)) for n in names]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--films", nargs="+", required=True)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--finding", help="count films without it, unless normal, out")
+    parser.add_argument("--rules", action="store_true")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    use_threads(options.threads)
+    records = [r for r in Cohort(options.films, dict(FIELDS)).records if r.split == options.split]
+    records = [r for r in records if r.findings is not None]
+    if options.finding:
+        records = [r for r in records if not r.findings or options.finding in r.findings]
+    abnormal = np.array([bool(r.findings) for r in records])
+    patient = patient_index([r.patient_id for r in records])
+    lines, partners = [], None
+    for folder in options.models:
+        for name, model in ways(folder, options.rules):
+            size, aspect = model.detector.image_size, model.meta["aspect"]
+            films = Films(records, model.detector.stats, size, aspect, cache_at(None))
+            if partners is None:
+                partners = pairs(records, abnormal, covariates(films))
+            found = []
+            for start in range(0, len(films), 16):
+                batch = films.batch(range(start, min(start + 16, len(films))))
+                found.append(model.detector.score(batch).score.double())
+            scores = torch.cat(found).numpy()
+            whole = measure(scores, abnormal, patient)
+            equal = measure(scores[partners], abnormal[partners], patient[partners])
+            told = [whole["auroc"], whole["ap"], equal["auroc"]]
+            cells = [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in told]
+            line = f"| {name} | {gflop_of(model.detector, films):.2f} | {' | '.join(cells)} |"
+            print(line, flush=True)
+            lines.append(line)
+    n, m = int(abnormal.sum()), len(partners) // 2 if partners is not None else 0
+    text = (
+        f"{Cohort(options.films, dict(FIELDS)).name}, split {options.split}"
+        f"{', ' + options.finding if options.finding else ''}: {len(records) - n} normal, "
+        f"{n} abnormal (prevalence {n / len(records):.2f}); {m} matched pairs\n\n"
+        "| method | GFLOP | AUROC | AP | AUROC, matched pairs |\n|---|---|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
