@@ -49,7 +49,7 @@ def fit_gaussian(
         changes = nuisance.double()
         covariance = covariance + changes.T @ changes / len(changes)
     values, vectors = torch.linalg.eigh(covariance)
-    floor = (least * values.mean()).clamp_min(torch.finfo(torch.float64).tiny)
+    floor = (least * values.mean()).clamp_min(1e-12)  # where all rows are alike: not infinite
     whiten = (vectors / values.clamp_min(floor).sqrt()).T
     return Gaussian(x.double().mean(0).float(), whiten.float())
 
