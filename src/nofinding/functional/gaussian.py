@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 __all__ = ["Gaussian", "distance", "fit_gaussian", "ledoit_wolf", "out_of_fold"]
@@ -49,7 +49,7 @@ def fit_gaussian(
         changes = nuisance.double()
         covariance = covariance + changes.T @ changes / len(changes)
     values, vectors = torch.linalg.eigh(covariance)
-    floor = (least * values.mean()).clamp_min(torch.finfo(torch.float64).tiny)
+    floor = (least * values.mean()).clamp_min(1e-12)  # where all rows are alike: not infinite
     whiten = (vectors / values.clamp_min(floor).sqrt()).T
     return Gaussian(x.double().mean(0).float(), whiten.float())
 
@@ -62,15 +62,14 @@ def distance(x: Float[Tensor, "b d"], of: Gaussian) -> Float[Tensor, " b"]:
 
 
 def out_of_fold(
-    x: Float[Tensor, "n d"], nuisance: Float[Tensor, "m d"] | None, folds: int
+    x: Float[Tensor, "n d"], nuisance: Float[Tensor, "m d"] | None, fold: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Each row's distance from the Gaussian of the other folds: row i is in fold i mod `folds`.
+    """Each row's distance from the Gaussian of the other folds; `fold` numbers that of each row.
 
     Within its own Gaussian a film is nearer than a new one would be, the more so the fewer films.
     """
-    fold = torch.arange(len(x)) % folds
     found = torch.empty(len(x))
-    for number in range(folds):
+    for number in fold.unique():
         inside = fold == number
         found[inside] = distance(x[inside], fit_gaussian(x[~inside], nuisance))
     return found

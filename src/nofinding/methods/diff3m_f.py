@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from rich.console import Console
 from rich.progress import track
 from torch import Generator, Tensor, nn
@@ -190,10 +190,10 @@ class Diff3MF:
             raise UserError(f"noise_level {c.noise_level}: give 1 to {len(levels) - 1}")
         return linear_abar(STEPS)[levels], levels
 
-    def _new_eyes(self) -> ChestNet:
+    def _new_eyes(self, hidden: int = 64) -> ChestNet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return ChestNet(self.config.image_size).requires_grad_(False).eval()
+            return ChestNet(self.config.image_size, hidden).requires_grad_(False).eval()
 
     def _new_repair(self) -> Diff3MNet:
         """Diff3M's own network, on a grid of features; first weights from torch's generator."""
@@ -245,6 +245,8 @@ class Diff3MF:
             respace(STEPS, f"ddim{steps}")
         except ValueError as error:
             raise UserError(f"steps {steps}: {error}") from error
+        if steps == kept:
+            return config
         level = max(1, round(config.noise_level * steps / kept))
         return replace(config, respacing=f"ddim{steps}", noise_level=level)
 
@@ -327,8 +329,9 @@ class Diff3MF:
 
     def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
         """Learns normal features in a few minutes. Raises UserError for fewer than 20 films."""
-        if len(normal) < 20:
-            raise UserError(f"diff3m-f: {len(normal)} normal films; give 20 or more")
+        different = len(set(normal.ids))  # a film may be repeated, to balance sources
+        if different < 20:
+            raise UserError(f"diff3m-f: {different} normal films; give 20 or more")
         if self.taught:
             state, self.sha = chest_weights(self.config.backbone)
             self._load_eyes(state)
@@ -349,11 +352,11 @@ class Diff3MF:
         if self.config.compact:
             self.repair.load_state_dict(_rounded(self.repair.state_dict()))
         self._ready.clear()
-        raw = {"repair": self._all_repairs(told)}
+        raw, fold = {"repair": self._all_repairs(told)}, _folds(told.ids)
         for name in POOLED:
             if name in seen:
                 self.gaussians[name] = fit_gaussian(seen[name], moved.get(name))
-                raw[name] = out_of_fold(seen[name], moved.get(name), FOLDS).log()
+                raw[name] = out_of_fold(seen[name], moved.get(name), fold).log()
         if self.taught:
             raw["evidence"] = _evidence(seen)
             self.scale["where.mean"] = seen["where"].mean(0)
@@ -442,6 +445,9 @@ class Diff3MF:
         return (values - self.scale[f"{name}.mean"]) / self.scale[f"{name}.spread"]
 
     def _load_eyes(self, state: Mapping[str, Tensor]) -> None:
+        hidden = len(state.get("norm.weight", self.eyes.norm.weight))
+        if hidden != len(self.eyes.norm.weight):  # your own `synthetic` may have another head
+            self.net["eyes"] = self._new_eyes(hidden)
         try:
             self.eyes.load_learnt(dict(state))
         except RuntimeError as error:
@@ -510,6 +516,12 @@ def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.to(state[k].dtype) for k, v in _halved(state).items()}
+
+
+def _folds(ids: Sequence[str]) -> Int64[Tensor, " n"]:
+    """FOLDS parts of the films, in turn. A film that is repeated is in one of them only."""
+    number = {name: i for i, name in enumerate(dict.fromkeys(ids))}
+    return torch.tensor([number[name] % FOLDS for name in ids])
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
