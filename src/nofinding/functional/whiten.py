@@ -48,7 +48,11 @@ def fit_whitening(
     root = vectors / values.clamp_min(1e-12).sqrt()  # root' total root is the identity
     share, turn = torch.linalg.eigh(root.T @ between @ root)
     strongest = share.argsort(descending=True)[:channels]
-    flat = Whitening(mean, (root @ turn[:, strongest]).T.float(), torch.ones(1))
+    project = (root @ turn[:, strongest]).T
+    # An eigenvector's sign means nothing: the largest entry is made positive, so that rounding
+    # elsewhere cannot turn a direction round.
+    largest = project.gather(1, project.abs().argmax(dim=1, keepdim=True))
+    flat = Whitening(mean, (project * largest.sign()).float(), torch.ones(1))
     energy = torch.zeros(channels, *maps.shape[2:])
     for i in _starts(maps):
         energy += whitened(maps[i : i + PORTION].float(), flat).square().sum(0)
