@@ -22,13 +22,15 @@ __all__ = ["COMMANDS", "main", "parser_of"]
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+DEFAULT = "diff3m-f"  # what `fit` fits where no method is named
 SWITCHES = ("--resume", "--maps", "--overwrite")  # options that are true or false
 
 USAGE = """\
 nofinding: how far a chest radiograph is from normal for this patient, where, and how sure
 
   nofinding demo                                             see it work, on simulated films
-  nofinding fit METHOD --films SOURCE:PATH --out MODEL       learn from normal films
+  nofinding score FILE... --ehr age=63 sex=M view=PA --out DIR   by a model inside the package
+  nofinding fit [METHOD] --films SOURCE:PATH --out MODEL     learn from normal films
   nofinding score --model MODEL --films SOURCE:PATH --out DIR
   nofinding score --model MODEL FILE... --ehr age=63 sex=M view=PA --out DIR
   nofinding evaluate --scores DIR/scores.csv --films SOURCE:PATH --out REPORT
@@ -67,7 +69,9 @@ def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.run import FitOptions
 
     parser = _new("fit", _first_line(FitOptions))
-    parser.add_argument("method_name", metavar="METHOD", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument(
+        "method_name", metavar="METHOD", help=f"one of {', '.join(METHODS)}; default: {DEFAULT}"
+    )
     several = {
         "films": "SOURCE:PATH, one or more (see `nofinding sources`)",
         "fields": "record fields to use; default: every field recorded for some training film",
@@ -272,11 +276,21 @@ def _with_true(arguments: Sequence[str]) -> list[str]:
     return out
 
 
+def _names_no_method(arguments: Sequence[str]) -> bool:
+    """Whether a fit has options only, and asks for no help on them."""
+    from nofinding.methods import METHODS
+
+    named = {"-h", "--help", *METHODS} & set(arguments)
+    return bool(arguments) and arguments[0].startswith("--") and not named
+
+
 def _run(arguments: Sequence[str]) -> None:
     command = arguments[0]
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; there are {', '.join(COMMANDS)}")
     given = _with_true(arguments[1:])
+    if command == "fit" and _names_no_method(given):
+        given = [DEFAULT, *given]
     method, preset = _method_and_preset(given) if command == "fit" else (None, None)
     parser = parser_of(command, method, preset)
     parsed = parser.parse_args(given)
