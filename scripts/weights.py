@@ -51,7 +51,28 @@ def taught(data: Path, out: Path) -> None:
         fit("synthetic", config, options)
     weights = load_file(folder / "model.safetensors")
     half = {k: v.bfloat16() if v.dtype == torch.float32 else v for k, v in weights.items()}
-    write_atomic(WEIGHTS / "chest.safetensors", save(half))
+    tensors = save(half)
+    write_atomic(WEIGHTS / "chest.safetensors", tensors)
+    meta = json.loads((folder / "model.json").read_text())
+    sources = "\n".join(f"- `{source}`: {TERMS[source]}" for source in TAUGHT_ON)
+    card = f"""# Weights inside the package
+
+**Research use only. Not a medical device.** `adult` and `paediatric` are models with cards of their own. The backbone that both stand on:
+
+# Model card: chest.safetensors
+
+- What it is: blocks 5 to 15 of EfficientNet-Lite0 (ImageNet weights, Apache-2.0) and a head, taught on normal films with painted anomalies (`nofinding fit synthetic`, docs/diff3m-f.md); {sum(x.numel() for x in half.values()) / 1e6:.1f} million numbers in bfloat16
+- Taught on: {meta["counts"]["train normals"]} normal films of split train, those of small sources repeated up to 4 times; no abnormal film, no label of a disease; {meta["config"]["train"]["steps"]} updates of {meta["config"]["train"]["batch_size"]} pairs, seed {meta["seed"]}, on {meta["machine"]}, no GPU
+- SHA-256: {hashlib.sha256(tensors).hexdigest()}
+- By itself (rule `evidence`) it is no detector to rely on: see the tables of docs/experiments.md
+- Intended: features of frontal chest films for research. Not: any clinical decision; other projections or body parts
+- Limits: the anomalies are crude and lie where lungs usually are; how well it carries over to other hospitals is known only as far as docs/experiments.md says
+
+## Terms and acknowledgements
+
+{sources}
+"""
+    write_atomic(WEIGHTS / "README.md", card.encode())
 
 
 def model(name: str, data: Path, out: Path) -> None:
