@@ -347,18 +347,18 @@ def test_features_stand_in_for_films_in_training(films: Films) -> None:
 def test_no_more_films_than_most_are_kept(
     films: Films, backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     kept: list[Sequence[int]] = []
 
     def note(self: Diff3MF, films: Films, chosen: Sequence[int], *given: int, **named: bool):  # type: ignore[no-untyped-def]
         kept.append(chosen)
-        raise Enough
+        raise EnoughError
 
     monkeypatch.setattr(Diff3MF, "_features", note)
     for seed in (0, 0, 1):
-        with pytest.raises(Enough):
+        with pytest.raises(EnoughError):
             Diff3MF(replace(BASE, backbone=backbone, most=20), STATS).fit(films, seed=seed)
     assert len(set(kept[0])) == 20 and kept[0] == kept[1] != kept[2]
 

@@ -188,7 +188,7 @@ def test_the_score_is_the_mean_of_film_and_mirrored_film(fitted: Synthetic, film
     torch.testing.assert_close(found.parts["max"], where.amax((1, 2)))
     torch.testing.assert_close(found.parts["film"], (here.film + there.film) / 2)
     assert found.map is not None and found.map.shape == batch.image.shape
-    assert 0 <= found.map.min() and found.map.max() <= 1
+    assert found.map.min() >= 0 and found.map.max() <= 1
     # Of each 16 x 16 pixels, the middle shows the cell.
     middle = (found.map[:, 0, 7::16, 7::16] + found.map[:, 0, 8::16, 8::16]) / 2
     torch.testing.assert_close(middle, where, rtol=0, atol=0.1 * float(where.max() - where.min()))
