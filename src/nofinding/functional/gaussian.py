@@ -69,7 +69,7 @@ def out_of_fold(
     Within its own Gaussian a film is nearer than a new one would be, the more so the fewer films.
     """
     found = torch.empty(len(x))
-    for number in fold.unique():
+    for number in sorted(set(fold.tolist())):
         inside = fold == number
         found[inside] = distance(x[inside], fit_gaussian(x[~inside], nuisance))
     return found
