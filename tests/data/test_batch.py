@@ -132,3 +132,14 @@ def test_no_films_and_no_fields_still_make_a_batch() -> None:
     assert bare.ehr.shape == (2, 0) and bare.known.shape == (2, 0)
     with pytest.raises(IndexError):
         films(cohort()).batch([4])
+
+
+def test_records_alone_are_those_of_the_batch_and_decode_nothing() -> None:
+    records = cohort()
+    some = films(records)
+    ehr, known = some.records([2, 0, 3])
+    assert [r.pixels.calls for r in records] == [0, 0, 0, 0]  # type: ignore[attr-defined]
+    batch = some.batch([2, 0, 3])
+    assert torch.equal(ehr, batch.ehr) and torch.equal(known, batch.known)
+    ehr[0] = 9  # a copy: the films' own records stay
+    assert torch.equal(some.records([2])[0], batch.ehr[:1])
