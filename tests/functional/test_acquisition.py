@@ -1,6 +1,7 @@
 """Another position, another detector: the chest stays the same."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -98,6 +99,33 @@ def test_exposure_changes_greys_and_not_the_chest(films: Tensor) -> None:
     assert found.std(dim=0).mean() > 0.03
     flat = torch.cat([films[:1], found]).flatten(1)
     assert torch.corrcoef(flat)[0, 1:].min() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("drawn", "curve"),
+    [
+        ({}, lambda film: film),
+        ({(-acquisition.GAMMA, acquisition.GAMMA): math.log(2)}, lambda film: film**2),
+        ({(0.7, 1.2): 0.8}, lambda film: 0.8 * film + 0.1),
+        ({(-0.1, 0.1): 0.05}, lambda film: film + 0.05),
+        ({(-0.5, 1.0): 1.0}, lambda film: 2 * film - coarse(film, SIDE // 3)),
+    ],
+    ids=["nothing", "gamma", "contrast", "brightness", "sharpening"],
+)
+def test_each_part_of_exposure_by_hand(
+    films: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    drawn: dict[tuple[float, float], float],
+    curve: Callable[[Tensor], Tensor],
+) -> None:
+    neutral = {(0.7, 1.2): 1.0} | drawn  # all others are nought
+    monkeypatch.setattr(
+        acquisition,
+        "span",
+        lambda low, high, rows: torch.full((len(rows), 1, 1, 1), neutral.get((low, high), 0.0)),
+    )
+    wanted = curve(films).clamp(0, 1) * (films > acquisition.BLACK)
+    torch.testing.assert_close(exposure(films, rows()), wanted, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("tenth", [6, 7, 8, 9])

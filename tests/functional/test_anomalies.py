@@ -151,6 +151,25 @@ def test_lucency_is_dark_and_without_pattern(films: Tensor) -> None:
     assert left[inside].std() < patterned[inside].std()
 
 
+def test_lucency_takes_half_of_what_is_brighter_than_its_surroundings() -> None:
+    """Chequers of 0.4 and 0.6 over a film whose dark grey is 0.2.
+
+    Fully covered, 0.4 becomes (0.4 + 0.2) / 2 and 0.6 becomes (0.5 + 0.2) / 2, 0.5 being the
+    mean around: the brighter one loses 2.5 times as much, however much is covered.
+    """
+    row, column = torch.arange(SIDE)[:, None], torch.arange(SIDE)
+    bright = ((row + column) % 2 == 0) & (row < 0.8 * SIDE)
+    film = torch.where(bright, 0.6, torch.where(row < 0.8 * SIDE, 0.4, 0.2))
+    film = film.expand(COUNT, 1, SIDE, SIDE).clone()
+    change = ANOMALIES["lucency"](film, rows()) - film
+    pooled = [torch.nn.functional.avg_pool2d(change * part, 2) for part in (bright, ~bright)]
+    covered = pooled[1] < -0.02
+    covered[:, :, int(0.3 * SIDE) :] = False  # away from the dark part
+    ratio = pooled[0][covered] / pooled[1][covered]
+    assert len(ratio) > 100
+    assert float(ratio.mean()) == pytest.approx(2.5, abs=0.2)
+
+
 def test_a_patch_is_a_piece_of_the_same_film() -> None:
     """Two greys only: whatever is pasted is a mixture of them."""
     y, _ = grid()

@@ -282,6 +282,15 @@ def test_the_record_reaches_the_repair_and_nothing_else(fitted: Diff3MF, others:
     assert not Diff3MF(replace(BASE, backbone="imagenet", record="none"), STATS).uses_ehr
 
 
+@pytest.mark.parametrize("blind", [True, False])
+def test_blind_encoding_is_not_told_of_the_record(
+    fitted: Diff3MF, others: Batch, blind: bool
+) -> None:
+    detector = like(fitted, detect="inversion", parts=("repair",), blind_encoding=blind)
+    told, untold = detector.score(others).score, detector.score(_unknown(others)).score
+    assert torch.equal(told, untold) == blind
+
+
 def _unknown(batch: Batch) -> Batch:
     return replace(batch, known=torch.zeros_like(batch.known))
 
