@@ -32,7 +32,14 @@ from nofinding.run.gating import Gatekeeper, GateMode
 from nofinding.run.model import Model, load_model, with_rule
 from nofinding.run.parity import parity_of, use_runtime
 from nofinding.run.progress import say, tracked
-from nofinding.run.shipped import AUTO, SHIPPED, about_age, model_folder, shipped_for
+from nofinding.run.shipped import (
+    AUTO,
+    SHIPPED,
+    about_age,
+    calibration_of,
+    model_folder,
+    shipped_for,
+)
 from nofinding.runtime import Runtime
 from nofinding.sources.files import file_records
 from nofinding.types import Record, Scores, Split
@@ -66,9 +73,10 @@ class ScoreOptions:
     """Write maps and pseudo-healthy films."""
     missing_fields: Literal["refuse", "mask"] = "refuse"
     """If the source has no column for a field the model was fitted with."""
-    calibration: Calibration = "plain"
-    """Which normal films p is against (docs/calibration.md): all; those of the same sex, age band
-    and view (mondrian); or all, weighted to the records of these films (weighted)."""
+    calibration: Calibration | None = None
+    """Which normal films p is against (docs/calibration.md): all (plain); those of the same sex, age
+    band and view (mondrian); or all, weighted to the records of these films (weighted). Default:
+    plain, but mondrian for the shipped adult model, whose calibration films are of two kinds."""
     gate: GateMode = "refuse"
     """What is no upright frontal chest film: leave it unscored; score and flag it; do not look."""
     gate_from: Path | None = None
@@ -126,7 +134,8 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
     if not runtime.is_reference:
         parity = parity_of(model.detector, films, runtime, options.seed)
         model = replace(model, uncalibrated=model.uncalibrated or parity.why_not)
-    calibrator = Calibrator(model, records, options.calibration, known_fields(options.fields_file))
+    how = options.calibration or calibration_of(name)
+    calibrator = Calibrator(model, records, how, known_fields(options.fields_file))
     flags = _flags(records, films, model, phantom)
     ages = {record.image_id: about_age(name, record) for record in every}
     out = options.out.resolve()
