@@ -14,7 +14,8 @@ from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.errors import UserError
-from nofinding.functional.gaussian import distance, out_of_fold
+from nofinding.functional.acquisition import exposure, place, placement
+from nofinding.functional.gaussian import distance, fit_gaussian, out_of_fold
 from nofinding.functional.whiten import whitened
 from nofinding.methods import diff3m_f, views
 from nofinding.methods.detection import detect_as_paper, encode_as_paper
@@ -193,18 +194,33 @@ def test_scales_are_of_the_training_films_distances_out_of_fold(
         torch.testing.assert_close(fitted.scale[f"{name}.spread"], far.std(), rtol=1e-3, atol=1e-4)
         # Within its own Gaussian a film is nearer.
         assert found[name].mean() < 0
+        own, wanted = fitted.gaussians[name], fit_gaussian(seen[name], moved[name])
+        batch = seen[name] + moved[name]
+        torch.testing.assert_close(
+            distance(batch, own), distance(batch, wanted), rtol=1e-3, atol=1e-3
+        )
     torch.testing.assert_close(fitted.scale["where.mean"], seen["where"].mean(0))
+    spread = seen["where"].std(0).clamp_min(0.3)  # a cell that never moves is not all of the map
+    torch.testing.assert_close(fitted.scale["where.spread"], spread)
+    assert seen["where"].std(0).min() < 0.3
 
 
 def test_another_exposure_and_position_of_the_same_film_is_the_nuisance(
     fitted: Diff3MF, films: Films
 ) -> None:
     seen, moved = fitted._features(films, [4, 9], 3, progress=False)
+    batch = films.batch([4, 9])
+    rows = diff3m_f.generators(3, ["copy/f4", "copy/f9"])
+    other = exposure(place((batch.image + 1) / 2, placement(rows)), rows) * 2 - 1
+    copies = seen_by(fitted, replace(batch, image=other))
+    for name in POOLED:
+        change = copies[name] - seen[name]
+        torch.testing.assert_close(moved[name], change, rtol=1e-3, atol=1e-3)
     again = fitted._features(films, [9], 3, progress=False)[1]
     torch.testing.assert_close(again["texture"][0], moved["texture"][1], rtol=1e-3, atol=1e-3)
     assert (moved["texture"].abs().mean(1) > 0.01 * seen["texture"].abs().mean(1)).all()
-    other = fitted._features(films, [9], 4, progress=False)[1]
-    assert not torch.allclose(other["texture"], again["texture"], atol=1e-3)
+    otherwise = fitted._features(films, [9], 4, progress=False)[1]
+    assert not torch.allclose(otherwise["texture"], again["texture"], atol=1e-3)
     none = like(fitted, copied=0)._features(films, [4, 9], 3, progress=False)
     assert none[1] == {}
     torch.testing.assert_close(none[0]["texture"], seen["texture"])
@@ -449,10 +465,11 @@ def test_few_films_or_none_are_refused(fitted: Diff3MF, others: Batch) -> None:
 
 
 def test_another_runtime_is_used_from_the_next_film_on(fitted: Diff3MF, others: Batch) -> None:
-    wanted = fitted.score(others).score
+    wanted = fitted.score(others)
     fitted.runtime = Runtime(precision="bfloat16")
-    low = fitted.score(others).score
+    low = fitted.score(others)
     fitted.runtime = Runtime()
-    assert not torch.equal(low, wanted)
-    torch.testing.assert_close(low, wanted, rtol=0, atol=0.5)
-    assert torch.equal(fitted.score(others).score, wanted)
+    for name in ("repair", "texture"):  # both networks
+        assert not torch.equal(low.parts[name], wanted.parts[name])
+    torch.testing.assert_close(low.score, wanted.score, rtol=0, atol=0.5)
+    assert torch.equal(fitted.score(others).score, wanted.score)
