@@ -21,6 +21,7 @@ from nofinding.checkpoint import write_atomic
 from nofinding.methods import METHODS
 from nofinding.run import EvaluateOptions, FitOptions, ScoreOptions, evaluate, fit, score
 from nofinding.run.progress import say
+from nofinding.run.shipped import calibration_of
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "src" / "nofinding" / "weights"
 TAUGHT_ON = ("kermany", "rsna_normal", "nih", "rsna_lungs")
@@ -84,7 +85,17 @@ def model(name: str, data: Path, out: Path) -> None:
     judged = films(data, (JUDGED_ON[name],))
     if not (out / f"{name}-scores" / "run.json").exists():
         to = out / f"{name}-scores"
-        score([], ScoreOptions(model=str(folder), films=judged, split="val", out=to, gate="flag"))
+        score(
+            [],
+            ScoreOptions(
+                model=str(folder),
+                films=judged,
+                split="val",
+                out=to,
+                gate="flag",
+                calibration=calibration_of(name),
+            ),
+        )
     if not (out / f"{name}-report" / "metrics.json").exists():
         table = out / f"{name}-scores" / "scores.csv"
         evaluate(EvaluateOptions(scores=table, films=judged, out=out / f"{name}-report"))
@@ -145,7 +156,8 @@ normal films also calibrate the p-value, each left out of its own. 95 % interval
 
 {_table(found)}
 
-Called at p <= 0.05: {_share(false)} of the normal films, {_share(hits)} of the abnormal ones.
+Called at p <= 0.05 ({run["calibration"]} calibration): {_share(false)} of the normal films, {_share(hits)} of the abnormal ones. The input gate objects
+to {sum(run["gate"]["objected"].values())} of the {run["n"]} films.
 
 {_groups(found)}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from nofinding import __version__
-from nofinding.cli import COMMANDS, main
+from nofinding.cli import COMMANDS, completed, main
 from nofinding.methods import METHODS
 from nofinding.sources import SOURCES
 
@@ -41,3 +41,12 @@ def test_a_command_without_arguments_says_what_is_missing(
     for command in ("fit", "score", "evaluate", "import-official"):
         assert main([command]) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_fit_without_a_method_fits_the_default_one() -> None:
+    options = ["--films", "table:films.csv", "--out", "model"]
+    assert completed("fit", options) == ["diff3m-f", *options]
+    assert completed("fit", ["ae", *options]) == ["ae", *options]
+    assert completed("fit", [*options, "ae"]) == [*options, "ae"]  # refused later, as misplaced
+    assert completed("fit", ["--help"]) == ["--help"]
+    assert completed("score", options) == options

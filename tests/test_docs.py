@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nofinding.cli import COMMANDS, parser_of
+from nofinding.cli import COMMANDS, completed, parser_of
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats, read_fields
 from nofinding.methods import METHODS, Detector
@@ -189,6 +189,7 @@ def test_command_lines_parse(page: str, line: str) -> None:
     words = words[words.index("nofinding") + 1 :]
     command, given = words[0], [word for word in words[1:] if word != "--print_config"]
     assert command in COMMANDS
+    given = completed(command, given)
     method = preset = None
     if command == "fit":
         method = given[0]

@@ -18,7 +18,7 @@ from rich.table import Table
 from nofinding import __version__
 from nofinding.errors import UserError
 
-__all__ = ["COMMANDS", "main", "parser_of"]
+__all__ = ["COMMANDS", "completed", "main", "parser_of"]
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -276,21 +276,21 @@ def _with_true(arguments: Sequence[str]) -> list[str]:
     return out
 
 
-def _names_no_method(arguments: Sequence[str]) -> bool:
-    """Whether a fit has options only, and asks for no help on them."""
+def completed(command: str, arguments: Sequence[str]) -> list[str]:
+    """What was given, with the default method before the options of a fit that names none."""
     from nofinding.methods import METHODS
 
     named = {"-h", "--help", *METHODS} & set(arguments)
-    return bool(arguments) and arguments[0].startswith("--") and not named
+    if command == "fit" and arguments and arguments[0].startswith("--") and not named:
+        return [DEFAULT, *arguments]
+    return list(arguments)
 
 
 def _run(arguments: Sequence[str]) -> None:
     command = arguments[0]
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; there are {', '.join(COMMANDS)}")
-    given = _with_true(arguments[1:])
-    if command == "fit" and _names_no_method(given):
-        given = [DEFAULT, *given]
+    given = completed(command, _with_true(arguments[1:]))
     method, preset = _method_and_preset(given) if command == "fit" else (None, None)
     parser = parser_of(command, method, preset)
     parsed = parser.parse_args(given)

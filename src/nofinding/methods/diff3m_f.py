@@ -4,8 +4,8 @@ The three parts of Diff3M (Kim et al., MICCAI 2025) on a grid of features instea
 prediction, masked generation behind two checkerboards, and image-EHR cross-attention. The
 features come from EfficientNet-Lite0 and from its copy that was taught on painted anomalies
 (`synthetic`). Beside the repair stand three distances from normal films and the taught network's
-own evidence; the score is the mean of all, each in units of its spread over normal films that it
-was not fitted on. docs/diff3m-f.md tells what was tried.
+own evidence; the score is the mean of all, each in units of its spread over normal films (the
+distances' over films that they were not fitted on). docs/diff3m-f.md tells what was tried.
 """
 
 from collections.abc import Mapping, Sequence

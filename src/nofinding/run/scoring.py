@@ -74,9 +74,9 @@ class ScoreOptions:
     missing_fields: Literal["refuse", "mask"] = "refuse"
     """If the source has no column for a field the model was fitted with."""
     calibration: Calibration | None = None
-    """Which normal films p is against (docs/calibration.md): all (plain); those of the same sex, age
-    band and view (mondrian); or all, weighted to the records of these films (weighted). Default:
-    plain, but mondrian for the shipped adult model, whose calibration films are of two kinds."""
+    """Which normal films p is against (docs/calibration.md): all (plain); those of the same sex,
+    age band and view (mondrian); or all, weighted to the records of these films (weighted).
+    Default: plain, but mondrian for the shipped adult model."""
     gate: GateMode = "refuse"
     """What is no upright frontal chest film: leave it unscored; score and flag it; do not look."""
     gate_from: Path | None = None
