@@ -4,7 +4,7 @@ Both train the same network on the same films in the same batches, in turns, in 
 float32, channels first, no autocast, AdamW, one weight average, and what torch does by itself.
 Ours: `nofinding.training.train` as `fit` calls it. No checkpoints are written by either.
 
-usage: python benchmarks/training.py [--size 64] [--batch 16] [--steps 20] [--rounds 5]
+usage: python benchmarks/training.py [--size 64] [--width 16] [--batch 16] [--steps 20] [--rounds 5]
            [--threads 1]
 """
 
@@ -63,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name, default in (
         ("size", 64),
+        ("width", 16),
         ("batch", 16),
         ("steps", 20),
         ("rounds", 5),
@@ -81,7 +82,15 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"plain": [], "ours": []}
         for _ in range(options.rounds + 1):  # the first round warms up
             for name, loop in (("plain", plain), ("ours", ours)):
-                detector = Diff3M(replace(Diff3M.PRESETS["small"], image_size=options.size), stats)
+                detector = Diff3M(
+                    replace(
+                        Diff3M.PRESETS["small"],
+                        image_size=options.size,
+                        width=options.width,
+                        norm_groups=options.width // 4,
+                    ),
+                    stats,
+                )
                 detector.net.start_fine_tuning() if fine else detector.net.start_base()
                 seconds[name].append(loop(detector, films, options.batch, options.steps, fine=fine))
         count = options.batch * options.steps
