@@ -10,7 +10,6 @@ models and their cards are then written into src/nofinding/weights.
 import argparse
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +209,6 @@ def main() -> None:
     options = parser.parse_args()
     WEIGHTS.mkdir(exist_ok=True)
     if not options.only:
-        shutil.rmtree(WEIGHTS / "__pycache__", ignore_errors=True)
         taught(options.data, options.out)
     for name in MODELS:
         if options.only in (None, name):

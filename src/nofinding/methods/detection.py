@@ -5,25 +5,32 @@ networks are is in `diff3m.py`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from nofinding.errors import UserError
 from nofinding.functional import residual
 from nofinding.functional.sampler import add_noise, ddim_step, predict_eps, predict_x0
+from nofinding.functional.schedule import respace
+from nofinding.runtime import Network
 
 __all__ = [
     "RULES",
     "Call",
     "Image",
+    "by_level",
     "decode_as_paper",
     "detect_as_paper",
     "detect_as_program",
     "encode_as_paper",
     "program_step",
     "scores_of",
+    "told_to_encode",
+    "with_steps",
 ]
 
 Image = Float[Tensor, "b 1 h w"]
@@ -40,6 +47,49 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "inversion-norm": {"detect": "inversion-norm", "blind_encoding": False},
 }
 """Detection rules by name, as the options that each sets (docs/diff3m.md, Detection rules)."""
+
+
+Config = TypeVar("Config")
+
+
+def with_steps(config: Config, steps: int, total: int, *, least: int) -> Config:
+    """The config with `steps` kept levels of `total` (0: as they are), the noise level keeping its
+    share of the schedule but at `least` that. Raises UserError where no whole stride keeps so many.
+    """
+    given: Any = config
+    if not steps:
+        return config
+    try:
+        kept = len(respace(total, given.respacing))
+        respace(total, f"ddim{steps}")
+    except ValueError as error:
+        raise UserError(f"steps {steps}: {error}") from error
+    if steps == kept:
+        return config
+    level = max(least, round(given.noise_level * steps / kept))
+    changed: Config = replace(given, respacing=f"ddim{steps}", noise_level=level)
+    return changed
+
+
+def by_level(
+    network: Network, t: Float[Tensor, " n"], context: Tensor | None, *, regenerates: bool
+) -> Call:
+    """A prepared network for these films, by kept level; `context` None where it has no record.
+
+    `t` are the steps of the kept levels; `regenerates`: whether the network gives MPG's image.
+    """
+
+    def call(x: Image, k: int) -> tuple[Image, Image]:
+        # All rows are at one level: its embedding and its masks are worked out once.
+        out = network(x, t[k : k + 1], *(() if context is None else (context,)))
+        return out[0], out[1] if regenerates else x
+
+    return call
+
+
+def told_to_encode(context: Tensor | None, *, blind: bool) -> Tensor | None:
+    """What encoding is told of the record: one row of nothing where it is blind."""
+    return context if context is None or not blind else torch.zeros_like(context[:1])
 
 
 def encode_as_paper(

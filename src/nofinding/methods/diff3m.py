@@ -10,10 +10,10 @@ become a score is in `detection.py`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Generator, Tensor, nn
 
 from nofinding.data.batch import Films
@@ -28,12 +28,15 @@ from nofinding.methods.detection import (
     RULES,
     Call,
     Image,
+    by_level,
     decode_as_paper,
     detect_as_paper,
     detect_as_program,
     encode_as_paper,
     program_step,
     scores_of,
+    told_to_encode,
+    with_steps,
 )
 from nofinding.nets.ehr import CrossAttention, FeatureTokenizer, OneHotTokenizer, drop_records
 from nofinding.nets.unet import Decoder, Encoder, Head, Middle, TimeEmbedding, UNetShape
@@ -357,6 +360,46 @@ def _rms(x: Image) -> Float[Tensor, " b"]:
     return x.square().flatten(1).mean(1).sqrt()
 
 
+class LossOptions(Protocol):
+    """What `losses` reads of a method's config."""
+
+    @property
+    def drop_record(self) -> float: ...
+    @property
+    def drop_entry(self) -> float: ...
+    @property
+    def balance(self) -> float: ...
+
+
+def losses(
+    net: Diff3MNet,
+    batch: Batch,
+    rows: Sequence[Generator],
+    abar: Float64[Tensor, " t"],
+    options: LossOptions,
+    *,
+    regenerate: bool = True,
+) -> dict[str, Tensor]:
+    """Noise loss and regeneration loss of each image at a random t (eq. 5), averaged.
+
+    Image and record are on the network's scale; `abar` is that of all steps.
+    """
+    x0, device = batch.image, batch.image.device
+    t = integers(0, len(abar), rows)
+    noise = gaussian(x0.shape[1:], rows).to(device)
+    draws = uniform((batch.known.shape[1] + 1,), rows).to(device)
+    x = add_noise(x0, noise, abar[t])
+    known = drop_records(batch.known, draws, options.drop_record, options.drop_entry)
+    context, _ = net.attend(x0, batch.ehr, known)
+    eps, again = net(x, t.float().to(device), context, regenerate=regenerate)
+    noise_loss = (noise - eps).square().mean()
+    if not regenerate:
+        return {"loss": noise_loss, "noise": noise_loss}
+    again_loss = (x - again).square().mean()
+    total = (1 - options.balance) * noise_loss + options.balance * again_loss
+    return {"loss": total, "noise": noise_loss, "regeneration": again_loss}
+
+
 class Answer(nn.Module):
     """Diff3MNet as detection calls it: with MPG, or by NP alone. Tensors only, so that it can be
     run by something other than torch."""
@@ -474,17 +517,7 @@ class Diff3M:
             if config.variant == "program" and rule in ("paper", "blind"):
                 raise UserError(f"rule {rule}: the model is of variant program, which has its own")
             config = replace(config, **RULES[rule])
-        if not steps:
-            return config
-        try:
-            kept = len(respace(config.diffusion_steps, config.respacing))
-            respace(config.diffusion_steps, f"ddim{steps}")
-        except ValueError as error:
-            raise UserError(f"steps {steps}: {error}") from error
-        if steps == kept:
-            return config
-        level = max(2, round(config.noise_level * steps / kept))
-        return replace(config, respacing=f"ddim{steps}", noise_level=level)
+        return with_steps(config, steps, config.diffusion_steps, least=2)
 
     def greys(self, image: Image) -> Image:
         """Films on the network's scale: the program's is [0, 1], ours [-1, 1]."""
@@ -506,21 +539,8 @@ class Diff3M:
     ) -> dict[str, Tensor]:
         """Noise loss and regeneration loss of each film at a random t (eq. 5), averaged."""
         assert isinstance(net, Diff3MNet)
-        c, device = self.config, batch.image.device
-        x0 = self.greys(batch.image)
-        t = integers(0, c.diffusion_steps, rows)
-        noise = gaussian(x0.shape[1:], rows).to(device)
-        draws = uniform((batch.known.shape[1] + 1,), rows).to(device)
-        x = add_noise(x0, noise, self.train_abar[t])
-        known = drop_records(batch.known, draws, c.drop_record, c.drop_entry)
-        context, _ = net.attend(x0, self.values(batch.ehr), known)
-        eps, regenerated = net(x, t.float().to(device), context, regenerate=regenerate)
-        noise_loss = (noise - eps).square().mean()
-        if not regenerate:
-            return {"loss": noise_loss, "noise": noise_loss}
-        pixel_loss = (x - regenerated).square().mean()
-        total = (1 - c.balance) * noise_loss + c.balance * pixel_loss
-        return {"loss": total, "noise": noise_loss, "regeneration": pixel_loss}
+        told = replace(batch, image=self.greys(batch.image), ehr=self.values(batch.ehr))
+        return losses(net, told, rows, self.train_abar, self.config, regenerate=regenerate)
 
     def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
         """Learns from normal films in two stages: NP and IECA, then all with MPG.
@@ -579,13 +599,12 @@ class Diff3M:
             self._prepared[whole] = self._runtime.prepare(Answer(self.net, whole))
         network = self._prepared[whole]
         steps = self.timestep_map.to(next(self.net.parameters()).device, torch.float32)
+        return by_level(network, steps, context, regenerates=whole)
 
-        def call(x: Image, k: int) -> tuple[Image, Image]:
-            # All rows are at one level: its embedding and its masks are worked out once.
-            out = network(x, steps[k : k + 1], *(() if context is None else (context,)))
-            return out[0], out[1] if whole else x
-
-        return call
+    def _encoder(self, context: Tensor | None) -> Call:
+        """NP alone, told of the record what encoding is to know."""
+        told = told_to_encode(context, blind=self.config.blind_encoding)
+        return self._call(told, regenerate=False)
 
     @torch.no_grad()
     def reconstruct(self, x0: Image, context: Tensor | None, rows: Sequence[Generator]) -> Image:
@@ -597,19 +616,13 @@ class Diff3M:
         call = self._call(context, regenerate=c.decode == "mpg")
         noise_start = c.start == "noise"
         if c.variant == "paper" and not noise_start:
-            encode = self._call(self._told(context), regenerate=False)
+            encode = self._encoder(context)
             return detect_as_paper(call, encode, x0, self.abar, c.noise_level)
         noise = gaussian(x0.shape[1:], rows).to(x0.device)
         if c.variant == "paper":
             x = add_noise(x0, noise, self.abar[c.noise_level])
             return decode_as_paper(call, x, self.abar, c.noise_level)
         return detect_as_program(call, x0, noise, self.abar, c.noise_level, encode=not noise_start)
-
-    def _told(self, context: Tensor | None) -> Tensor | None:
-        """What encoding is told of the record: one row of nothing where it is blind."""
-        if context is None or not self.config.blind_encoding:
-            return context
-        return torch.zeros_like(context[:1])
 
     def _repaired(self, x0: Image, context: Tensor | None, rows: Sequence[Generator]) -> Scores:
         """The film against its pseudo-healthy version."""
@@ -628,7 +641,7 @@ class Diff3M:
 
     def _inverted(self, x0: Image, context: Tensor | None) -> Scores:
         """How much noise it takes to encode the film; the map is that noise, pixel by pixel."""
-        level, encode = self.config.noise_level, self._call(self._told(context), regenerate=False)
+        level, encode = self.config.noise_level, self._encoder(context)
         latent, noises = encode_as_paper(encode, x0, self.abar, level)
         # The noise that, added at once, would have led from the film to the latent.
         whole = predict_eps(latent, x0, self.abar[level])

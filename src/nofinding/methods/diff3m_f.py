@@ -24,15 +24,20 @@ from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.acquisition import exposure, place, placement
 from nofinding.functional.gaussian import Gaussian, distance, fit_gaussian, out_of_fold
-from nofinding.functional.noise import gaussian, generators, integers, uniform
-from nofinding.functional.sampler import add_noise
+from nofinding.functional.noise import generators
 from nofinding.functional.schedule import linear_abar, respace
 from nofinding.functional.whiten import Whitening, fit_whitening, whitened
-from nofinding.methods.detection import detect_as_paper, encode_as_paper
-from nofinding.methods.diff3m import DEMOGRAPHICS, Answer, Diff3MConfig, Diff3MNet
+from nofinding.methods.detection import (
+    Call,
+    by_level,
+    detect_as_paper,
+    encode_as_paper,
+    told_to_encode,
+    with_steps,
+)
+from nofinding.methods.diff3m import DEMOGRAPHICS, Answer, Diff3MConfig, Diff3MNet, losses
 from nofinding.methods.views import IMAGENET, POOLED, Views, chest_weights, see
 from nofinding.nets.chest import STRIDE, ChestNet
-from nofinding.nets.ehr import drop_records
 from nofinding.runtime import Network, Runtime
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
@@ -163,6 +168,7 @@ class Diff3MF:
         for name, low, high in (
             ("most", 20, 10**9),
             ("copied", 0, 10**9),
+            ("nuisance", 0, 100),
             ("batch_size", 1, 10**6),
         ):
             if not low <= getattr(config, name) <= high:
@@ -238,17 +244,7 @@ class Diff3MF:
         """The config with a rule of RULES, and `steps` kept levels (0: as they are)."""
         if rule is not None:
             config = replace(config, **cls.RULES[rule])
-        if not steps:
-            return config
-        try:
-            kept = len(respace(STEPS, config.respacing))
-            respace(STEPS, f"ddim{steps}")
-        except ValueError as error:
-            raise UserError(f"steps {steps}: {error}") from error
-        if steps == kept:
-            return config
-        level = max(1, round(config.noise_level * steps / kept))
-        return replace(config, respacing=f"ddim{steps}", noise_level=level)
+        return with_steps(config, steps, STEPS, least=1)
 
     @property
     def runtime(self) -> Runtime:
@@ -274,13 +270,12 @@ class Diff3MF:
         assert isinstance(net, Diff3MNet)
         return net
 
-    def _see(self, image: Tensor, *, mirror: bool) -> dict[str, Tensor]:
-        key = f"eyes {mirror}"
-        if key not in self._ready:
-            views = Views(self.eyes, taught=self.taught, mirror=mirror)
-            self._ready[key] = self._runtime.prepare(views)
+    def _see(self, image: Tensor) -> dict[str, Tensor]:
+        if "eyes" not in self._ready:
+            views = Views(self.eyes, taught=self.taught, mirror=self.config.mirror)
+            self._ready["eyes"] = self._runtime.prepare(views)
         device = next(self.eyes.parameters()).device
-        return {k: v.cpu() for k, v in see(self._ready[key], image.to(device)).items()}
+        return {k: v.cpu() for k, v in see(self._ready["eyes"], image.to(device)).items()}
 
     @torch.no_grad()
     def _features(
@@ -291,7 +286,7 @@ class Diff3MF:
         Pooled features see exposure and position changed; maps, whose cells must stay where they
         are, the exposure alone, and of fewer films, for each has many cells.
         """
-        size, mirror, c = self.config.batch_size, self.config.mirror, self.config
+        c, size = self.config, self.config.batch_size
         plain: list[dict[str, Tensor]] = []
         pooled: list[dict[str, Tensor]] = []
         cells: list[dict[str, Tensor]] = []
@@ -299,33 +294,21 @@ class Diff3MF:
         for start in track(starts, "features", disable=not progress, console=Console(stderr=True)):
             batch = films.batch(chosen[start : start + size])
             film = (batch.image + 1) / 2
-            seen = self._see(batch.image, mirror=mirror)
+            seen = self._see(batch.image)
             plain.append({k: v.half() if k == "maps" else v for k, v in seen.items()})
             rows = generators(seed, [f"copy/{name}" for name in batch.ids])
             if start < c.copied:
-                other = self._see(
-                    exposure(place(film, placement(rows)), rows) * 2 - 1, mirror=mirror
-                )
+                other = self._see(exposure(place(film, placement(rows)), rows) * 2 - 1)
                 pooled.append({k: c.nuisance * (other[k] - seen[k]) for k in POOLED if k in seen})
             if start * CELLS < c.copied:
-                other = self._see(exposure(film, rows) * 2 - 1, mirror=mirror)
+                other = self._see(exposure(film, rows) * 2 - 1)
                 cells.append({"maps": (c.nuisance * (other["maps"] - seen["maps"])).half()})
         return _joined(plain), _joined(pooled) | _joined(cells)
 
     def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
         """Noise loss and regeneration loss of Diff3M (eq. 5), on features."""
         assert isinstance(net, Diff3MNet)
-        c, device, z = self.config, batch.image.device, batch.image
-        t = integers(0, STEPS, rows)
-        noise = gaussian(z.shape[1:], rows).to(device)
-        draws = uniform((batch.known.shape[1] + 1,), rows).to(device)
-        known = drop_records(batch.known, draws, c.drop_record, c.drop_entry)
-        x = add_noise(z, noise, linear_abar(STEPS)[t])
-        context, _ = net.attend(z, batch.ehr, known)
-        eps, again = net(x, t.float().to(device), context)
-        noise_loss, cell_loss = (noise - eps).square().mean(), (x - again).square().mean()
-        total = (1 - c.balance) * noise_loss + c.balance * cell_loss
-        return {"loss": total, "noise": noise_loss, "regeneration": cell_loss}
+        return losses(net, batch, rows, linear_abar(STEPS), self.config)
 
     def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
         """Learns normal features in a few minutes. Raises UserError for fewer than 20 films."""
@@ -378,18 +361,12 @@ class Diff3MF:
         self.scale["cells"] = torch.stack(cells).sum(0) / len(films)
         return torch.cat(rows)
 
-    def _call(self, context: Tensor | None, *, regenerate: bool) -> Any:
+    def _call(self, context: Tensor | None, *, regenerate: bool) -> Call:
         key = f"repair {regenerate}"
         if key not in self._ready:
             self._ready[key] = self._runtime.prepare(Answer(self.repair, regenerate))
-        network = self._ready[key]
         levels = self.levels.to(next(self.repair.parameters()).device, torch.float32)
-
-        def call(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-            out = network(x, levels[k : k + 1], *(() if context is None else (context,)))
-            return out[0], out[1] if regenerate else x
-
-        return call
+        return by_level(self._ready[key], levels, context, regenerates=regenerate)
 
     @torch.no_grad()
     def _repaired(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -398,9 +375,7 @@ class Diff3MF:
         device = next(net.parameters()).device
         z = z.to(device)
         context, weights = net.attend(z, batch.ehr.to(device), batch.known.to(device))
-        told = context
-        if context is not None and c.blind_encoding:
-            told = torch.zeros_like(context[:1])
+        told = told_to_encode(context, blind=c.blind_encoding)
         encode = self._call(told, regenerate=False)
         if c.detect == "inversion":
             latent, _ = encode_as_paper(encode, z, self.abar, c.noise_level)
@@ -415,7 +390,7 @@ class Diff3MF:
         """The mean of the parts, each in standard deviations of normal films; a map; attention."""
         if self.whitening is None:
             raise UserError("diff3m-f: not fitted yet; fit it, or load a model")
-        seen = self._see(batch.image, mirror=self.config.mirror)
+        seen = self._see(batch.image)
         raw: dict[str, Tensor] = {}
         shown: list[Tensor] = []
         weights = torch.zeros_like(batch.ehr)

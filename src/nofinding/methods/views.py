@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from nofinding.errors import UserError
@@ -29,25 +29,20 @@ def chest_weights(backbone: str) -> tuple[dict[str, Tensor], str]:
     "chest": those in the package; else the folder of a fitted `synthetic` model. Raises UserError
     where there are none.
     """
-    if backbone == SHIPPED:
-        file = resources.files("nofinding") / "weights" / "chest.safetensors"
-        try:
-            data = file.read_bytes()
-        except OSError as error:
+    shipped = resources.files("nofinding") / "weights" / "chest.safetensors"
+    file = shipped if backbone == SHIPPED else Path(backbone) / "model.safetensors"
+    try:
+        data = file.read_bytes()
+        tensors = load(data)
+    except (OSError, SafetensorError) as error:
+        if backbone == SHIPPED:
             raise UserError(
                 "backbone chest: the package lacks weights/chest.safetensors"
             ) from error
-        tensors = load(data)
-    else:
-        path = Path(backbone) / "model.safetensors"
-        try:
-            data = path.read_bytes()
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"backbone {backbone}: give {SHIPPED}, {IMAGENET} or the folder of a fitted "
-                "synthetic model"
-            ) from error
+        raise UserError(
+            f"backbone {backbone}: give {SHIPPED}, {IMAGENET} or the folder of a fitted "
+            "synthetic model"
+        ) from error
     return {name: x.float() for name, x in tensors.items()}, hashlib.sha256(data).hexdigest()
 
 
