@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-__all__ = ["cosine_abar", "ddim_timesteps", "linear_abar", "respace", "respaced_timesteps"]
+__all__ = ["cosine_abar", "ddim_timesteps", "linear_abar", "respace", "respaced_timesteps", "scaled_linear_abar"]
 
 
 def linear_abar(steps: int = 1000) -> Float64[Tensor, " T"]:
@@ -19,6 +19,18 @@ def linear_abar(steps: int = 1000) -> Float64[Tensor, " T"]:
     scale = 1000 / steps
     beta = torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64)
     return (1 - beta).cumprod(0)
+
+
+def scaled_linear_abar(
+    steps: int = 1000, low: float = 0.0015, high: float = 0.0195
+) -> Float64[Tensor, " T"]:
+    """abar_t for the root of beta rising linearly (latent diffusion, Rombach et al. 2022).
+
+    For another number of steps than 1000 both ends are scaled as in `linear_abar`.
+    """
+    scale = 1000 / steps
+    roots = torch.linspace((low * scale) ** 0.5, (high * scale) ** 0.5, steps, dtype=torch.float64)
+    return (1 - roots**2).cumprod(0)
 
 
 def cosine_abar(steps: int = 1000) -> Float64[Tensor, " T"]:

@@ -1,7 +1,8 @@
 """What every method is to the rest of the program; tests/methods/test_contract.py checks it."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -10,7 +11,19 @@ from nofinding.data.ehr import EhrStats
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
 
-__all__ = ["Detector", "Ruled", "WithoutRecord"]
+__all__ = ["Detector", "LearnsFromOthers", "Notes", "Ruled", "WithoutRecord"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """Where a method comes from, for docs/methods.md; Markdown, whole sentences."""
+
+    paper: str
+    """What the paper says that the method does."""
+    program: str
+    """What the authors' program does, where it is known and differs; or that there is none."""
+    ours: str
+    """Where this implementation differs from both, and why."""
 
 
 @runtime_checkable
@@ -27,6 +40,8 @@ class Detector(Protocol):
     """One line, for `nofinding methods`."""
     paper: ClassVar[str]
     """Whom to cite."""
+    notes: ClassVar[Notes]
+    """What the paper says, what its program does, and where ours differs."""
     Config: ClassVar[type]
     """A frozen dataclass; every field has a default and a docstring."""
     PRESETS: ClassVar[Mapping[str, Any]]
@@ -91,6 +106,23 @@ class Ruled(Protocol):
         """The config with a rule of RULES and `steps` kept levels; None and 0 leave it as it is.
 
         Raises UserError where they do not go with the config.
+        """
+
+
+@runtime_checkable
+class LearnsFromOthers(Protocol):
+    """A detector that learns from films beside the normal ones; most do not.
+
+    Its supervision is NORMAL_AND_UNLABELLED or WEAKLY_SUPERVISED, and printed beside its numbers.
+    """
+
+    OTHERS: ClassVar[Literal["unlabelled", "diseased"]]
+    """Films of which nobody says what they show, or films that are known to show disease."""
+
+    def meet(self, others: Films) -> None:
+        """Takes those films, before `fit`, which raises UserError where that was not done.
+
+        They are of no patient on whom the method is calibrated or judged.
         """
 
 

@@ -82,6 +82,9 @@ class Job:
     """auto, cpu, cuda or mps."""
     devices: int = 1
     """Above 1, one process a device must be started by torchrun."""
+    shared: Path | None = None
+    """Folder of networks that several methods train alike: one that lies there is taken over, one
+    that does not is put there. None: each trains its own."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What else a resumed run must have in common with the first, as JSON: method, its config."""
 

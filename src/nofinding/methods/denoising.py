@@ -1,0 +1,215 @@
+"""What the pixel diffusion methods share: a denoiser, how it is trained, and how it is called.
+
+They differ in what they noise, where they start, what they put back and what they compare; each
+says so in its own file. A denoiser that several of them train alike is trained once where the
+job names a folder for such networks (`Job.shared`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Generator, Tensor, nn
+
+from nofinding import checkpoint
+from nofinding.data.batch import Films
+from nofinding.data.ehr import EhrStats
+from nofinding.errors import UserError
+from nofinding.functional.noise import gaussian, integers
+from nofinding.functional.sampler import add_noise, predict_eps, predict_x0
+from nofinding.functional.schedule import cosine_abar, linear_abar, scaled_linear_abar
+from nofinding.methods.protocol import WithoutRecord
+from nofinding.nets.denoiser import Denoiser
+from nofinding.nets.unet import UNetShape
+from nofinding.training import Job, TrainConfig, train
+from nofinding.types import Batch
+
+__all__ = ["DenoiserConfig", "Denoising", "Image", "tiny_denoiser"]
+
+Image = Float[Tensor, "b 1 h w"]  # [-1, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """The network, the diffusion and the training of a pixel denoiser."""
+
+    width: int = 16
+    """Channels at full resolution; the time embedding is four times as wide."""
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    """Channels of each level, in units of `width`; each level halves the sides."""
+    res_blocks: int = 1
+    """Residual blocks a level."""
+    attention_at: tuple[int, ...] = (16,)
+    """Sides of the maps, in pixels, that get self-attention."""
+    heads: int = 1
+    """Heads of the self-attention."""
+    norm_groups: int = 4
+    """Groups of every GroupNorm; keep `width` at twice this or more."""
+    diffusion_steps: int = 1000
+    """T, the number of noise levels."""
+    schedule: Literal["linear", "cosine", "scaled-linear"] = "linear"
+    """How noise grows with t: beta or its root rising evenly, or abar along a squared cosine."""
+    predicts: Literal["eps", "x0"] = "eps"
+    """What the network gives: the noise in x_t, or the clean film."""
+    loss: Literal["mse", "l1"] = "mse"
+    """How its error is measured."""
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(steps=600, batch_size=16, lr=1e-3, warmup=50, ema=0.99)
+    )
+    """How it is trained."""
+
+    def shape(self, image_size: int) -> UNetShape:
+        """The U-Net for films of this side. Raises UserError for an impossible one."""
+        deepest = 2 ** (len(self.multipliers) - 1)
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise UserError(f"multipliers {self.multipliers}: give one or more, each 1 or more")
+        if image_size % deepest or image_size < 8:
+            raise UserError(
+                f"image_size {image_size}: give a multiple of {deepest}, 8 or more, for "
+                f"{len(self.multipliers)} levels"
+            )
+        if self.width < 1 or any((self.width * m) % self.heads for m in self.multipliers):
+            raise UserError(f"heads {self.heads}: must divide the channels of each level")
+        return UNetShape(
+            image_size=image_size,
+            width=self.width,
+            multipliers=tuple(self.multipliers),
+            res_blocks=self.res_blocks,
+            attention_at=tuple(self.attention_at),
+            heads=self.heads,
+            groups=self.norm_groups,
+        )
+
+    @property
+    def abar(self) -> Float64[Tensor, " T"]:
+        """How much of the film is left at each step."""
+        tables = {
+            "linear": linear_abar,
+            "cosine": cosine_abar,
+            "scaled-linear": scaled_linear_abar,
+        }
+        return tables[self.schedule](self.diffusion_steps)
+
+
+def tiny_denoiser(**changes: Any) -> DenoiserConfig:
+    """For tests, at 32 pixels."""
+    settings: dict[str, Any] = {
+        "width": 8,
+        "multipliers": (1, 2),
+        "attention_at": (),
+        "norm_groups": 2,
+        "train": TrainConfig(steps=40, batch_size=8, lr=2e-3, warmup=5, ema=0.9),
+    }
+    return DenoiserConfig(**{**settings, **changes})
+
+
+class Denoising(WithoutRecord):
+    """A detector around one denoiser. Its config has `image_size` and `net`, a DenoiserConfig.
+
+    A subclass says what `corrupt` does to a film before the network sees it (Gaussian noise, if
+    it says nothing), and how it scores.
+    """
+
+    config: Any
+
+    def __init__(self, config: Any, stats: EhrStats) -> None:
+        self.config, self.stats = config, stats
+        self.shape = config.net.shape(config.image_size)
+        self.abar = config.net.abar
+        self.net: nn.Module = self.new_net()
+        self.fitted = False
+        self.borrowed_seconds = 0.0
+        """Training time of a network that was taken over from `Job.shared`."""
+
+    def new_net(self) -> nn.Module:
+        """A network with first weights from torch's global generator."""
+        return Denoiser(self.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.net.parameters()).device
+
+    def noise(self, shape: Sequence[int], rows: Sequence[Generator]) -> Tensor:
+        """The noise of this method, a row a film: Gaussian unless overridden."""
+        return gaussian(shape, rows)
+
+    def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
+        """The error of the prediction at a random t, averaged over pixels and films."""
+        x0, c = batch.image, self.config.net
+        t = integers(0, c.diffusion_steps, rows)
+        noise = self.noise(x0.shape[1:], rows).to(x0)
+        x = add_noise(x0, noise, self.abar[t])
+        found = net(x, t.float().to(x0.device))
+        return {"loss": self.error(found, noise if c.predicts == "eps" else x0)}
+
+    def error(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared or absolute, as `net.loss` says."""
+        gap = found - wanted
+        return gap.abs().mean() if self.config.net.loss == "l1" else gap.square().mean()
+
+    def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
+        """Trains a new denoiser on normal films. Raises UserError where the loop does."""
+        job = job or Job()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = self.new_net()
+        stem = None
+        if job.shared is not None:
+            stem = job.shared / self._training_identity(normal, seed)
+            if stem.with_suffix(".json").is_file():
+                tensors, meta = checkpoint.load(stem)
+                self.net.load_state_dict(tensors)
+                self.borrowed_seconds = float(meta["seconds"])
+                self.fitted = True
+                return self
+        done = train(self.net, self.loss, normal, self.config.net.train, seed=seed, job=job)
+        self.fitted = True
+        if stem is not None:
+            checkpoint.save(stem, dict(self.net.state_dict()), {"seconds": done.seconds})
+        return self
+
+    def _training_identity(self, normal: Films, seed: int) -> str:
+        """Names a training: equal names, equal weights. Methods with another network or loss
+        never share one."""
+        own = type(self)
+        told = {
+            "net": asdict(self.config.net),
+            "image_size": self.config.image_size,
+            "films": [normal.pixel_hash(i) for i in range(len(normal))],
+            "seed": seed,
+            # Code that decides what is learnt, by where it is written.
+            "code": [
+                f"{getattr(own, name).__module__}.{getattr(own, name).__qualname__}"
+                for name in ("new_net", "noise", "loss", "error")
+            ],
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+
+    def require_fitted(self) -> None:
+        """Raises UserError where nothing was fitted or loaded."""
+        if not self.fitted:
+            raise UserError(f"{type(self).name}: not fitted yet; fit it, or load a model")  # type: ignore[attr-defined]
+
+    def look(self, x: Image, k: int) -> tuple[Image, Image]:
+        """(eps, x0) that the network sees in x at step k of the whole schedule."""
+        t = torch.full((1,), float(k), device=x.device)
+        found = self.net(x, t)
+        if self.config.net.predicts == "eps":
+            return found, predict_x0(x, found, self.abar[k])
+        return predict_eps(x, found, self.abar[k]), found
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained weights."""
+        return dict(self.net.state_dict()) if self.fitted else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes weights that `state` gave."""
+        self.fitted = bool(state)
+        if state:
+            self.net.load_state_dict(dict(state))
+            self.net.eval()
