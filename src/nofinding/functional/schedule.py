@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-__all__ = ["cosine_abar", "ddim_timesteps", "linear_abar", "respace", "respaced_timesteps", "scaled_linear_abar"]
+__all__ = [
+    "cosine_abar",
+    "ddim_timesteps",
+    "linear_abar",
+    "respace",
+    "respaced_timesteps",
+    "scaled_linear_abar",
+]
 
 
 def linear_abar(steps: int = 1000) -> Float64[Tensor, " T"]:

@@ -43,7 +43,7 @@ class DenoiserConfig:
     """Channels of each level, in units of `width`; each level halves the sides."""
     res_blocks: int = 1
     """Residual blocks a level."""
-    attention_at: tuple[int, ...] = (16,)
+    attention_at: tuple[int, ...] = (8,)
     """Sides of the maps, in pixels, that get self-attention."""
     heads: int = 1
     """Heads of the self-attention."""
@@ -58,7 +58,7 @@ class DenoiserConfig:
     loss: Literal["mse", "l1"] = "mse"
     """How its error is measured."""
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=600, batch_size=16, lr=1e-3, warmup=50, ema=0.99)
+        default_factory=lambda: TrainConfig(steps=800, batch_size=16, lr=1e-3, warmup=50, ema=0.99)
     )
     """How it is trained."""
 
