@@ -74,9 +74,12 @@ def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
     )
     several = {
         "films": "SOURCE:PATH, one or more (see `nofinding sources`)",
+        "others": "films beside the normal ones, SOURCE:PATH, for methods that learn from unlabelled or "
+        "diseased films; default: those of split train not known to be normal",
         "fields": "record fields to use; default: every field recorded for some training film",
     }
     parser.add_argument("--films", nargs="+", type=str, required=True, help=several["films"])
+    parser.add_argument("--others", nargs="+", type=str, help=several["others"])
     parser.add_argument("--fields", nargs="+", type=str, help=several["fields"])
     _with_options(parser, FitOptions, tuple(several))
     if method is not None:

@@ -17,7 +17,7 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.residual import max_abs, mse, residual_map
-from nofinding.methods.protocol import WithoutRecord
+from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.nets.autoencoder import Autoencoder
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
@@ -60,6 +60,21 @@ class AE(WithoutRecord):
     name: ClassVar[str] = "ae"
     summary: ClassVar[str] = "Plain autoencoder, 64 x 64: mean squared residual"
     paper: ClassVar[str] = "Cai et al., MICCAI 2022 (DDAD); MedIA 2025 (MedIAnomaly)"
+    notes: ClassVar[Notes] = Notes(
+        paper=(
+            "The film through a bottleneck of a few numbers and back, trained on normal films "
+            "by mean squared error; the residual is the score."
+        ),
+        program=(
+            "MedIAnomaly and DDAD ship this network; Adam with betas 0.5 and 0.999, 250 epochs, "
+            "64 x 64, last or best epoch."
+        ),
+        ours=(
+            "The same network. AdamW without weight decay and betas 0.9 and 0.999 in our one "
+            "training loop; the number of steps is fixed by the preset, never chosen on "
+            "labelled films."
+        ),
+    )
     Config: ClassVar[type] = AEConfig
     PRESETS: ClassVar[Mapping[str, AEConfig]] = {
         "tiny": AEConfig(

@@ -36,6 +36,7 @@ from nofinding.methods.detection import (
     with_steps,
 )
 from nofinding.methods.diff3m import DEMOGRAPHICS, Answer, Diff3MConfig, Diff3MNet, losses
+from nofinding.methods.protocol import Notes
 from nofinding.methods.views import IMAGENET, POOLED, Views, chest_weights, see
 from nofinding.nets.chest import STRIDE, ChestNet
 from nofinding.runtime import Network, Runtime
@@ -133,6 +134,15 @@ class Diff3MF:
     name: ClassVar[str] = "diff3m-f"
     summary: ClassVar[str] = "Diff3M in feature space, with distances and evidence (the default)"
     paper: ClassVar[str] = "after Kim et al., MICCAI 2025; ours"
+    notes: ClassVar[Notes] = Notes(
+        paper="Ours, after Diff3M: no paper of its own.",
+        program="There is none beside this one.",
+        ours=(
+            "Diff3M's networks on a grid of whitened features in place of pixels, beside "
+            "distances from normal films and the evidence of a network taught by painted "
+            "anomalies, equally weighted (docs/diff3m-f.md)."
+        ),
+    )
     Config: ClassVar[type[Diff3MFConfig]] = Diff3MFConfig
     PRESETS: ClassVar[Mapping[str, Diff3MFConfig]] = {
         "tiny": Diff3MFConfig(

@@ -16,7 +16,7 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.neighbours import nearest
-from nofinding.methods.protocol import WithoutRecord
+from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.nets.backbone import BLOCKS, film_to_rgb, load_efficientnet_lite0
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
@@ -47,6 +47,17 @@ class FrozenKNN(WithoutRecord):
     name: ClassVar[str] = "frozen-knn"
     summary: ClassVar[str] = "Distance to the nearest normal film in frozen ImageNet features"
     paper: ClassVar[str] = "Bergman et al. 2020 (DN2)"
+    notes: ClassVar[Notes] = Notes(
+        paper=(
+            "DN2: the mean distance to the k nearest training films in the last pooled layer of "
+            "an ImageNet ResNet."
+        ),
+        program="ResNet-101 or -152 features, k = 2, no standardisation.",
+        ours=(
+            "EfficientNet-Lite0, a middle block (its last layers know classes of photographs, "
+            "not textures), standardised features, k = 1."
+        ),
+    )
     Config: ClassVar[type] = FrozenKNNConfig
     PRESETS: ClassVar[Mapping[str, FrozenKNNConfig]] = {
         "tiny": FrozenKNNConfig(image_size=32, blocks=(3,)),

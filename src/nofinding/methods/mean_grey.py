@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
-from nofinding.methods.protocol import WithoutRecord
+from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
 
@@ -34,6 +34,14 @@ class MeanGrey(WithoutRecord):
     name: ClassVar[str] = "mean-grey"
     summary: ClassVar[str] = "The film's mean grey: a check of the data, not a detector"
     paper: ClassVar[str] = "none (a trivial baseline)"
+    notes: ClassVar[Notes] = Notes(
+        paper="A trivial row: no paper proposes it.",
+        program="There is none.",
+        ours=(
+            "The mean grey level of the film, which says whether brightness alone tells the "
+            "films apart."
+        ),
+    )
     Config: ClassVar[type] = MeanGreyConfig
     PRESETS: ClassVar[Mapping[str, MeanGreyConfig]] = {
         "tiny": MeanGreyConfig(image_size=32),

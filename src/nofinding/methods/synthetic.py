@@ -21,7 +21,7 @@ from nofinding.errors import UserError
 from nofinding.functional.acquisition import exposure, labels, place, placement
 from nofinding.functional.anomalies import ANOMALIES, changed, paint
 from nofinding.functional.equalise import equalise
-from nofinding.methods.protocol import WithoutRecord
+from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.nets.chest import STRIDE, ChestNet, Evidence
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
@@ -57,6 +57,21 @@ class Synthetic(WithoutRecord):
     name: ClassVar[str] = "synthetic"
     summary: ClassVar[str] = "Network taught by anomalies painted on normal films"
     paper: ClassVar[str] = "after Schlueter et al. 2022 (NSA) and Sato et al. 2023 (AnatPaste)"
+    notes: ClassVar[Notes] = Notes(
+        paper=(
+            "FPI, NSA and AnatPaste paste foreign or displaced patches into normal films and "
+            "teach a network to find them."
+        ),
+        program=(
+            "Networks trained from nothing or from ImageNet, one kind of patch, the pixel map "
+            "averaged or its maximum as the score."
+        ),
+        ours=(
+            "Ten kinds of painted anomaly; clean and painted film go through the same changes "
+            "of exposure and position, so that these can say nothing; only the later blocks of "
+            "EfficientNet-Lite0 learn."
+        ),
+    )
     Config: ClassVar[type] = SyntheticConfig
     PRESETS: ClassVar[Mapping[str, SyntheticConfig]] = {
         "tiny": SyntheticConfig(

@@ -15,7 +15,7 @@ from torch import Tensor
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
-from nofinding.methods.protocol import WithoutRecord
+from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
 
@@ -40,6 +40,11 @@ class Thumbnail(WithoutRecord):
     name: ClassVar[str] = "thumbnail"
     summary: ClassVar[str] = "Distance of a 16 x 16 thumbnail from the mean normal one"
     paper: ClassVar[str] = "none (a trivial baseline)"
+    notes: ClassVar[Notes] = Notes(
+        paper="A trivial row: no paper proposes it.",
+        program="There is none.",
+        ours="A film shrunk to 16 x 16 pixels, and its distance from the mean normal one.",
+    )
     Config: ClassVar[type] = ThumbnailConfig
     PRESETS: ClassVar[Mapping[str, ThumbnailConfig]] = {
         "tiny": ThumbnailConfig(image_size=32),

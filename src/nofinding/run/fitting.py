@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +23,7 @@ from nofinding.errors import UserError
 from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.pixels import normal_threshold
 from nofinding.methods import METHODS
-from nofinding.methods.protocol import Detector
+from nofinding.methods.protocol import Detector, LearnsFromOthers
 from nofinding.run.calibrating import stored_strata
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.gating import save_model_gate
@@ -31,7 +32,16 @@ from nofinding.run.progress import is_first_process, say, tracked
 from nofinding.training import Job
 from nofinding.types import Record
 
-__all__ = ["FitOptions", "fit", "to_device", "use_threads"]
+__all__ = [
+    "FitOptions",
+    "apart",
+    "chosen_fields",
+    "fit",
+    "meet",
+    "others_of",
+    "to_device",
+    "use_threads",
+]
 
 BATCH = 16  # films scored at once
 HELD_OUT = 0.15  # of the training patients, where calibration films are taken from training
@@ -45,6 +55,9 @@ class FitOptions:
     """Films and records, SOURCE:PATH (see `nofinding sources`); several may be given."""
     out: Path
     """Folder for the model; it must not hold one yet."""
+    others: list[str] | None = None
+    """Films beside the normal ones, SOURCE:PATH, for methods that learn from unlabelled or diseased
+    ones; default: those films of split train that are not known to be normal."""
     preset: str = "small"
     """Named set of the method's options; single ones are changed by --method.OPTION."""
     seed: int = 0
@@ -114,14 +127,19 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     fields = known_fields(options.fields_file)
     cohort = Cohort(options.films, fields)
     train, calibration, origin = _parts(cohort, options)
-    stats = EhrStats.of(train, _chosen(cohort, train, fields, options.fields))
+    stats = EhrStats.of(train, chosen_fields(cohort, train, fields, options.fields))
     detector = METHODS[method](config, stats)
     cache = cache_at(options.cache)
     size = detector.image_size
     repeated = cohort.balanced(train, options.balance)
     training = Films(repeated, stats, size, options.aspect, cache)
     calibrating = Films(calibration, stats, size, options.aspect, cache)
-    hashes = _apart(training, calibrating)
+    hashes = apart(training, calibrating, "calibration")
+    others = _others(detector, cohort, options, fields)
+    if others:
+        beside = Films(others, stats, size, options.aspect, cache)
+        apart(beside, calibrating, "calibration")
+        meet(detector, beside)
     used = ", ".join(detector.fields_used) or "none"
     say(f"{len(train)} normal films to learn from, {len(calibration)} to calibrate; record: {used}")
     job = Job(
@@ -206,7 +224,7 @@ def _parts(cohort: Cohort, options: FitOptions) -> tuple[list[Record], list[Reco
     return rest, held, "train split, patients held out"
 
 
-def _chosen(
+def chosen_fields(
     cohort: Cohort, train: list[Record], fields: dict[str, EhrField], names: list[str] | None
 ) -> list[EhrField]:
     """The record fields to learn: those named, or all that some training film has."""
@@ -224,17 +242,64 @@ def _chosen(
     return [fields[name] for name in fields if name in names]
 
 
-def _apart(training: Films, calibrating: Films) -> list[str]:
-    """Pixel hashes of the training films. Raises UserError where a calibration film has one."""
-    say(f"reading {len(training) + len(calibrating)} films")
+def _others(
+    detector: Detector, cohort: Cohort, options: FitOptions, fields: dict[str, EhrField]
+) -> list[Record]:
+    """The films beside the normal ones that this method learns from; none for most methods."""
+    if not isinstance(detector, LearnsFromOthers):
+        if options.others:
+            raise UserError(f"--others: {detector.name} learns from normal films alone")
+        return []
+    if options.others:
+        records = Cohort(options.others, fields).records
+        patients = {r.patient_id for r in cohort.records if r.split != "train"}
+        both = sorted({r.patient_id for r in records} & patients)
+        if both:
+            raise UserError(
+                f"--others: {len(both)} of their patients are in split val or test of --films, for "
+                f"example patient_id {both[0]!r}; a patient must be in one part"
+            )
+    else:
+        records = [r for r in cohort.records if r.split == "train"]
+    others = others_of(detector, records, given=bool(options.others))
+    if not others:
+        raise UserError(
+            f"{detector.name}: learns from {detector.OTHERS} films, too, and split train has none; "
+            "name some by --others SOURCE:PATH"
+        )
+    say(f"{len(others)} {detector.OTHERS} films beside them")
+    return others
+
+
+def others_of(
+    detector: LearnsFromOthers, records: Sequence[Record], *, given: bool
+) -> list[Record]:
+    """Those of the records that the method may learn from beside normal films.
+
+    "diseased": the films with a finding. "unlabelled": all of them where they were given for
+    that (`given`), else those not known to be normal; what they show is never told.
+    """
+    if detector.OTHERS == "diseased":
+        return [r for r in records if r.findings]
+    return [r for r in records if given or r.findings != frozenset()]
+
+
+def meet(detector: Detector, others: Films) -> None:
+    """Shows the detector those films, if it is one that learns from some."""
+    if isinstance(detector, LearnsFromOthers):
+        detector.meet(others)
+
+
+def apart(training: Films, kept: Films, what: str) -> list[str]:
+    """Pixel hashes of the training films. Raises UserError where a film that is kept from
+    training has one; `what` it is kept for: calibration, evaluation."""
+    say(f"reading {len(training) + len(kept)} films")
     hashes = [training.pixel_hash(i) for i in tracked(range(len(training)), "reading films")]
     seen = set(hashes)
-    twice = [
-        image_id for i, image_id in enumerate(calibrating.ids) if calibrating.pixel_hash(i) in seen
-    ]
+    twice = [image_id for i, image_id in enumerate(kept.ids) if kept.pixel_hash(i) in seen]
     if twice:
         raise UserError(
-            f"{len(twice)} of {len(calibrating)} calibration films have the pixels of a training "
+            f"{len(twice)} of {len(kept)} {what} films have the pixels of a training "
             f"film, for example image_id {twice[0]!r}; a film must be in one part"
         )
     return sorted(seen)
