@@ -16,49 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from films import gflop_of
-from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS
 from nofinding.evaluate.intervals import measure, patient_index
+from nofinding.evaluate.matching import covariates, matched_pairs
 from nofinding.methods.protocol import Ruled
 from nofinding.run.cohort import Cohort, cache_at
 from nofinding.run.fitting import use_threads
 from nofinding.run.model import Model, load_model, with_rule
-from nofinding.types import Record
-
-CALIPER = 0.25  # standard deviations, over brightness and black area
-BLACK = 0.03
-
-
-def covariates(films: Films) -> Float[np.ndarray, "n 2"]:
-    """Share of the film that is not black, and the mean grey of that share."""
-    rows = []
-    for i in range(len(films)):
-        grey = (films.batch([i]).image[0, 0].numpy() + 1) / 2
-        seen = grey > BLACK
-        rows.append((seen.mean(), grey[seen].mean() if seen.any() else 0.0))
-    return np.array(rows)
-
-
-def pairs(
-    records: list[Record], abnormal: Bool[np.ndarray, " n"], about: Float[np.ndarray, "n 2"]
-) -> Int[np.ndarray, " m"]:
-    """The films that have a partner: of all pairings within the caliper, the closest one."""
-    scaled = (about - about.mean(0)) / about.std(0).clip(1e-9)
-    kind = [(r.view, r.image_id.rpartition("@")[2] if "@" in r.image_id else "") for r in records]
-    chosen: list[int] = []
-    for stratum in sorted(set(kind), key=str):
-        here = np.array([k == stratum for k in kind])
-        low, high = np.flatnonzero(here & ~abnormal), np.flatnonzero(here & abnormal)
-        if not len(low) or not len(high):
-            continue
-        far = np.sqrt(((scaled[low][:, None] - scaled[high][None]) ** 2).sum(-1))
-        i, j = linear_sum_assignment(np.where(far < CALIPER, far, 1e3))
-        close = far[i, j] < CALIPER
-        chosen += [*low[i[close]], *high[j[close]]]
-    return np.array(sorted(chosen))
 
 
 def ways(folder: Path, rules: bool) -> list[tuple[str, Model]]:
@@ -94,7 +60,7 @@ def main() -> None:
             size, aspect = model.detector.image_size, model.meta["aspect"]
             films = Films(records, model.detector.stats, size, aspect, cache_at(None))
             if partners is None:
-                partners = pairs(records, abnormal, covariates(films))
+                partners = matched_pairs(records, abnormal, covariates(films))
             found = []
             for start in range(0, len(films), 16):
                 batch = films.batch(range(start, min(start + 16, len(films))))

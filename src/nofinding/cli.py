@@ -23,7 +23,13 @@ __all__ = ["COMMANDS", "completed", "main", "parser_of"]
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 DEFAULT = "diff3m-f"  # what `fit` fits where no method is named
-SWITCHES = ("--resume", "--maps", "--overwrite")  # options that are true or false
+SWITCHES = (
+    "--resume",
+    "--maps",
+    "--overwrite",
+    "--matched",
+    "--pictures",
+)  # options that are true or false
 
 USAGE = """\
 nofinding: how far a chest radiograph is from normal for this patient, where, and how sure
@@ -34,6 +40,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding score --model MODEL --films SOURCE:PATH --out DIR
   nofinding score --model MODEL FILE... --ehr age=63 sex=M view=PA --out DIR
   nofinding evaluate --scores DIR/scores.csv --films SOURCE:PATH --out REPORT
+  nofinding bench --films SOURCE:PATH... --out BENCH         every method on the same films
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding methods                                          what can be fitted
@@ -74,8 +81,8 @@ def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
     )
     several = {
         "films": "SOURCE:PATH, one or more (see `nofinding sources`)",
-        "others": "films beside the normal ones, SOURCE:PATH, for methods that learn from unlabelled or "
-        "diseased films; default: those of split train not known to be normal",
+        "others": "films beside the normal ones, SOURCE:PATH, for methods that learn from such; "
+        "default: those of split train that are not known to be normal",
         "fields": "record fields to use; default: every field recorded for some training film",
     }
     parser.add_argument("--films", nargs="+", type=str, required=True, help=several["films"])
@@ -120,6 +127,16 @@ def _evaluate_parser(method: str | None, preset: str | None) -> ArgumentParser:
         "--films", nargs="+", type=str, required=True, help="the labelled films, SOURCE:PATH"
     )
     _with_options(parser, EvaluateOptions, ("films",))
+    return parser
+
+
+def _bench_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import BenchOptions
+
+    parser = _new("bench", _first_line(BenchOptions))
+    several = "SOURCE:PATH, one or more; each is a cohort of its own"
+    parser.add_argument("--films", nargs="+", type=str, required=True, help=several)
+    _with_options(parser, BenchOptions, ("films",))
     return parser
 
 
@@ -185,6 +202,12 @@ def _evaluate(parser: ArgumentParser, parsed: Namespace) -> None:
     evaluate(_options(EvaluateOptions, parsed, ()))
 
 
+def _bench(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import BenchOptions, bench
+
+    print(bench(_options(BenchOptions, parsed, ())))
+
+
 def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import ImportOptions, import_official
 
@@ -223,6 +246,7 @@ COMMANDS: dict[str, Command] = {
     "fit": (_fit, _fit_parser),
     "score": (_score, _score_parser),
     "evaluate": (_evaluate, _evaluate_parser),
+    "bench": (_bench, _bench_parser),
     "fit-gate": (_fit_gate, _fit_gate_parser),
     "import-official": (_import_official, _import_parser),
     "demo": (_demo, _demo_parser),

@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 
 from nofinding.evaluate.metrics import Counts, precision_recall, rates
 
-__all__ = ["ABNORMAL", "NORMAL", "Curve", "histogram_svg", "precision_recall_svg", "roc_svg"]
+__all__ = [
+    "ABNORMAL",
+    "NORMAL",
+    "STYLE",
+    "Curve",
+    "data_uri",
+    "histogram_svg",
+    "precision_recall_svg",
+    "roc_svg",
+]
 
 NORMAL, ABNORMAL = "#2b6a99", "#c4532f"  # told apart by readers without red or green
 COLOURS = {"method": "#17324d", "compared": "#b8860b", "trivial": "#8a939c"}
@@ -56,7 +65,8 @@ def _canvas(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _data_uri(figure: Figure) -> str:
+def data_uri(figure: Figure) -> str:
+    """The picture as an SVG that a page can hold."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -86,7 +96,7 @@ def roc_svg(
             axes.fill_between(*band, color=COLOURS["method"], alpha=0.13, linewidth=0, zorder=2)
         _draw(axes, curves, [rates(curve.counts) for curve in curves])
         axes.legend(loc="lower right")
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def precision_recall_svg(curves: Sequence[Curve], prevalence: float) -> str:
@@ -101,7 +111,7 @@ def precision_recall_svg(curves: Sequence[Curve], prevalence: float) -> str:
         points = [precision_recall(curve.counts) for curve in curves]
         # At "nothing called" precision is undefined; the line starts at the first film called.
         _draw(axes, curves, [(recall[1:], precision[1:]) for precision, recall in points])
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def histogram_svg(score: Float[np.ndarray, " n"], abnormal: Bool[np.ndarray, " n"]) -> str:
@@ -124,4 +134,4 @@ def histogram_svg(score: Float[np.ndarray, " n"], abnormal: Bool[np.ndarray, " n
         axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
         axes.locator_params(axis="x", nbins=6)
         axes.legend(loc="upper right")
-        return _data_uri(figure)
+        return data_uri(figure)

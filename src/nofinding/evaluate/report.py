@@ -24,7 +24,17 @@ from nofinding.evaluate.pixels import PixelMetrics
 from nofinding.evaluate.subgroups import Group
 from nofinding.evaluate.table import Scored
 
-__all__ = ["NOT_A_DEVICE", "PHANTOM", "Calibration", "EvaluationInput", "Row", "Verdict", "report"]
+__all__ = [
+    "NOT_A_DEVICE",
+    "PHANTOM",
+    "Calibration",
+    "EvaluationInput",
+    "Row",
+    "Verdict",
+    "page",
+    "plain",
+    "report",
+]
 
 NOT_A_DEVICE = "Research use only. Not a medical device."
 PHANTOM = "PHANTOM: simulated films"
@@ -101,9 +111,9 @@ def report(evaluation: EvaluationInput, out: Path) -> dict[str, Any]:
     Gives what metrics.json holds. Nothing is written before both are ready.
     """
     metrics = as_json(evaluation)
-    page = as_html(evaluation)
+    html = as_html(evaluation)
     text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomic(out / "report.html", page.encode())
+    write_atomic(out / "report.html", html.encode())
     write_atomic(out / "metrics.json", text.encode())
     return metrics
 
@@ -142,46 +152,42 @@ def as_json(evaluation: EvaluationInput) -> dict[str, Any]:
         "drift": scored.run.get("drift"),
         "notes": evaluation.notes,
     }
-    plain = _plain(whole)
-    assert isinstance(plain, dict)
-    return plain
+    told = plain(whole)
+    assert isinstance(told, dict)
+    return told
 
 
 def _row(row: Row) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__slots__ if name != "score"}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Gives dataclasses and named tuples as objects, NaN and infinity as null."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if hasattr(value, "_asdict"):
-        return {key: _plain(part) for key, part in value._asdict().items()}
+        return {key: plain(part) for key, part in value._asdict().items()}
     if hasattr(value, "__dataclass_fields__"):
-        return {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
+        return {key: plain(getattr(value, key)) for key in value.__dataclass_fields__}
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return value
 
 
 def as_html(evaluation: EvaluationInput) -> str:
     """Gives the page; every text in it is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "percent": percent, "quantity": quantity}
-    template = files("nofinding.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template = page("report.html.j2")
     scored = evaluation.scored
     curves = [
         figures.Curve(row.name, row.role, count(row.score, scored.abnormal))
         for row in evaluation.rows
         if row.score is not None
     ]
-    return environment.from_string(template).render(
+    return template.render(
         evaluation=evaluation,
         scored=scored,
         method=evaluation.rows[0],
@@ -193,6 +199,21 @@ def as_html(evaluation: EvaluationInput) -> str:
         legend=gallery.legend(),
         version=__version__,
     )
+
+
+def page(name: str) -> jinja2.Template:
+    """A template of this package; every text put into it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(
+            lambda file: files("nofinding.evaluate").joinpath(file).read_text(encoding="utf-8")
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "quantity": quantity}
+    return environment.get_template(name)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -28,7 +28,7 @@ from nofinding.nets.unet import UNetShape
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch
 
-__all__ = ["DenoiserConfig", "Denoising", "Image", "tiny_denoiser"]
+__all__ = ["DenoiserConfig", "Denoising", "Image", "tiny_denoiser", "training_of"]
 
 Image = Float[Tensor, "b 1 h w"]  # [-1, 1]
 
@@ -93,6 +93,25 @@ class DenoiserConfig:
             "scaled-linear": scaled_linear_abar,
         }
         return tables[self.schedule](self.diffusion_steps)
+
+
+def training_of(kind: type, config: Any) -> str | None:
+    """Says what network a method trains, and how; None for one that trains no shared denoiser.
+
+    Methods of which this is equal can share one network.
+    """
+    if not issubclass(kind, Denoising):
+        return None
+    told = {
+        "net": asdict(config.net),
+        "image_size": config.image_size,
+        # Code that decides what is learnt, by where it is written.
+        "code": [
+            f"{getattr(kind, name).__module__}.{getattr(kind, name).__qualname__}"
+            for name in ("new_net", "noise", "loss", "error")
+        ],
+    }
+    return json.dumps(told, sort_keys=True)
 
 
 def tiny_denoiser(**changes: Any) -> DenoiserConfig:
@@ -176,19 +195,9 @@ class Denoising(WithoutRecord):
     def _training_identity(self, normal: Films, seed: int) -> str:
         """Names a training: equal names, equal weights. Methods with another network or loss
         never share one."""
-        own = type(self)
-        told = {
-            "net": asdict(self.config.net),
-            "image_size": self.config.image_size,
-            "films": [normal.pixel_hash(i) for i in range(len(normal))],
-            "seed": seed,
-            # Code that decides what is learnt, by where it is written.
-            "code": [
-                f"{getattr(own, name).__module__}.{getattr(own, name).__qualname__}"
-                for name in ("new_net", "noise", "loss", "error")
-            ],
-        }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+        films = [normal.pixel_hash(i) for i in range(len(normal))]
+        told = [training_of(type(self), self.config), films, seed]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
 
     def require_fitted(self) -> None:
         """Raises UserError where nothing was fitted or loaded."""

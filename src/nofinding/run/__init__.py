@@ -1,5 +1,6 @@
 """The use cases: the only place where sources, methods and evaluation meet."""
 
+from nofinding.run.benching import BenchOptions, bench
 from nofinding.run.demo import DemoOptions, demo
 from nofinding.run.evaluating import EvaluateOptions, evaluate
 from nofinding.run.fitting import FitOptions, fit
@@ -8,12 +9,14 @@ from nofinding.run.importing import ImportOptions, import_official
 from nofinding.run.scoring import ScoreOptions, score
 
 __all__ = [
+    "BenchOptions",
     "DemoOptions",
     "EvaluateOptions",
     "FitGateOptions",
     "FitOptions",
     "ImportOptions",
     "ScoreOptions",
+    "bench",
     "demo",
     "evaluate",
     "fit",
