@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
@@ -265,7 +266,7 @@ def run_cells(cells: Sequence[Cell], options: BenchOptions) -> None:
     if done:
         say(f"{done} of {len(cells)} cells are done already")
     running: dict[BaseProcess, tuple[Cell, float]] = {}
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     try:
         while open_cells or running:
             while open_cells and len(running) < options.jobs:
@@ -273,7 +274,7 @@ def run_cells(cells: Sequence[Cell], options: BenchOptions) -> None:
                 if cell is None:
                     break
                 open_cells.remove(cell)
-                process: BaseProcess = context.Process(target=run_cell, args=(cell,))
+                process: BaseProcess = context.Process(target=run_cell, args=(cell,))  # type: ignore[attr-defined]
                 process.start()
                 running[process] = (cell, time.monotonic())
             time.sleep(POLL)
@@ -289,6 +290,16 @@ def run_cells(cells: Sequence[Cell], options: BenchOptions) -> None:
     finally:
         for left in running:
             _end(left)
+
+
+def _context() -> BaseContext:
+    """Processes that start from one that has imported everything and done nothing, where the system
+    can; importing takes longer than many a cell."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nofinding.run.cell"])
+    return context
 
 
 def _is_done(cell: Cell) -> bool:
