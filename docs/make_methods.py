@@ -18,8 +18,8 @@ HEADER = """\
 <!-- Generated: do not edit. After a change run: .venv/bin/python docs/make_methods.py -->
 
 What each method is, what its paper says, what the authors' program does, and where ours differs.
-`nofinding fit METHOD` fits one; [`nofinding bench`](bench.md) fits and judges many on the same films. Options:
-[commands](commands.md#methods). Adding one: [adding](adding.md#a-method).
+`nofinding fit METHOD` fits one; [`nofinding bench`](bench.md) fits and judges many on the same
+films. Options: [commands](commands.md#methods). Adding one: [adding](adding.md#a-method).
 
 "Told about disease" is the tier that every table prints: rows of different tiers do not compete.
 """
