@@ -2,6 +2,7 @@
 
 from nofinding.methods.ae import AE
 from nofinding.methods.ae_u import AEU
+from nofinding.methods.ddad import DDAD, DDADIntra
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
@@ -25,4 +26,6 @@ METHODS: dict[str, type[Detector]] = {
     "vae": VAE,
     "memae": MemAE,
     "ae-u": AEU,
+    "ddad": DDAD,
+    "ddad-intra": DDADIntra,
 }
