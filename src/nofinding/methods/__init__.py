@@ -3,6 +3,7 @@
 from nofinding.methods.ae import AE
 from nofinding.methods.ae_u import AEU
 from nofinding.methods.ddad import DDAD, DDADIntra
+from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
@@ -28,4 +29,6 @@ METHODS: dict[str, type[Detector]] = {
     "ae-u": AEU,
     "ddad": DDAD,
     "ddad-intra": DDADIntra,
+    "ddad-asr": DDADASR,
+    "ddad-asr-intra": DDADASRIntra,
 }

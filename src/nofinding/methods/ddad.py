@@ -36,8 +36,8 @@ __all__ = ["DDAD", "PAPER", "TINY", "DDADConfig", "DDADIntra", "Ensembles"]
 
 BACKBONES: Mapping[str, type[AE]] = {"ae": AE, "ae-u": AEU, "memae": MemAE}
 PROGRAM = (
-    "DDAD's program takes 4,000 unlabelled films of RSNA beside 3,851 normal ones, and trains each "
-    "of the six networks for 250 epochs as `ae`."
+    "The program takes 4,000 unlabelled films of RSNA, 60 % of them abnormal, and trains each "
+    "of the six networks for 250 epochs as `ae`; its deviation is by 1 / (K - 1)."
 )
 
 
@@ -48,7 +48,7 @@ class DDADConfig(AEConfig):
     hidden: int = 512
     """Width of the layer before and after the latent one, of each network; published: 2048."""
     train: TrainConfig = field(
-        default_factory=lambda: as_published(steps=200, batch_size=32, lr=2e-3)
+        default_factory=lambda: as_published(steps=120, batch_size=32, lr=2e-3)
     )
     """How each network is trained; `epochs`, if given, replaces its steps. At least 2 films a
     batch."""
@@ -223,7 +223,7 @@ class DDADIntra(Ensembles):
         "backbone it is divided by the predicted deviation. The score is its mean.",
         program=PROGRAM,
         ours=f"{OPTIMISER} The deviation is by 1 / K, as in the paper. `small` has a narrower "
-        "bottleneck (512) and trains each network for 200 batches of 32. The variance that all "
+        "bottleneck (512) and trains each network for 120 batches of 32. The variance that all "
         "is divided by is the mean over module B, held above that of rounding to 8 bit.",
     )
     Config: ClassVar[type] = DDADConfig
@@ -245,7 +245,7 @@ class DDAD(Ensembles):
         "outputs at each pixel, divided by the predicted deviation with AE-U as backbone. The "
         "score is its mean; `ddad-intra` has the paper's other score.",
         program=PROGRAM,
-        ours=f"{OPTIMISER} `small` has a narrower bottleneck (512) and trains each network for 200 "
+        ours=f"{OPTIMISER} `small` has a narrower bottleneck (512) and trains each network for 120 "
         "batches of 32. Module A gets as many updates as module B, unless `epochs` is given. The "
         "variance that all is divided by is the mean over module B, held above that of rounding "
         "to 8 bit.",
