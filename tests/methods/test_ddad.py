@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nofinding.data.batch import Films, Joined
+from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.methods.ae import AE, as_published
@@ -146,26 +146,6 @@ def test_what_the_unlabelled_films_show_comes_back_from_module_a_alone(tmp_path:
             assert inside > 2 * scores.map.mean()
             assert scores.score.min() > 2 * detector.score(plain.batch(range(4))).score.max()
     assert inter["spots"] > 2 * inter["none"]
-
-
-def test_films_joined_are_the_one_and_then_the_other() -> None:
-    a, b = films(range(3)), films(range(10, 12), spots=True)
-    both = Joined(a, b)
-    assert len(both) == 5 and both.ids == a.ids + b.ids
-    assert [both.pixel_hash(i) for i in range(5)] == [
-        *(a.pixel_hash(i) for i in range(3)),
-        *(b.pixel_hash(i) for i in range(2)),
-    ]
-    batch = both.batch([4, 0])
-    assert batch.ids == ("11", "0")
-    assert torch.equal(batch.image[:1], b.batch([1]).image)
-    assert torch.equal(batch.image[1:], a.batch([0]).image)
-    assert both.records([3, 1])[0].shape == (2, 0)
-    with pytest.raises(IndexError):
-        both.batch([5])
-    other = Films([], NO_RECORD, 8)
-    with pytest.raises(ValueError, match="8 pixels"):
-        Joined(a, other)
 
 
 def test_impossible_settings_are_refused() -> None:
