@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nofinding.data import batch as module
-from nofinding.data.batch import Films
+from nofinding.data.batch import Films, Joined
 from nofinding.data.cache import FilmCache
 from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.types import Batch, Pixels, Record
@@ -143,3 +143,36 @@ def test_records_alone_are_those_of_the_batch_and_decode_nothing() -> None:
     assert torch.equal(ehr, batch.ehr) and torch.equal(known, batch.known)
     ehr[0] = 9  # a copy: the films' own records stay
     assert torch.equal(some.records([2])[0], batch.ehr[:1])
+
+
+def test_films_joined_are_the_one_and_then_the_other() -> None:
+    records = cohort(5)
+    stats = EhrStats.of(records, COLUMNS)
+    a, b = Films(records[:3], stats, 8), Films(records[3:], stats, 8)
+    both = Joined(a, b)
+    assert len(both) == 5 and both.ids == a.ids + b.ids
+    assert (both.stats, both.size, both.aspect) == (stats, 8, "pad")
+    batch = both.batch([4, 0])
+    assert batch.ids == ("f4", "f0")
+    for row, (part, index) in enumerate(((b, 1), (a, 0))):
+        wanted = part.batch([index])
+        assert torch.equal(batch.image[row], wanted.image[0])
+        assert torch.equal(batch.ehr[row], wanted.ehr[0])
+        assert torch.equal(batch.known[row], wanted.known[0])
+    assert [both.pixel_hash(i) for i in range(5)] == [
+        *(a.pixel_hash(i) for i in range(3)),
+        *(b.pixel_hash(i) for i in range(2)),
+    ]
+    assert torch.equal(both.records([3, 1])[0], both.batch([3, 1]).ehr)
+    assert all(record.pixels.calls == 1 for record in records)  # type: ignore[attr-defined]
+    with pytest.raises(IndexError):
+        both.batch([5])
+
+
+def test_films_that_differ_in_size_or_record_are_not_joined() -> None:
+    records = cohort()
+    some = films(records)
+    with pytest.raises(ValueError, match="films of 16 pixels"):
+        Joined(some, Films(records, some.stats, 16))
+    with pytest.raises(ValueError, match="another record"):
+        Joined(some, Films(records, EhrStats.of(records, COLUMNS[:1]), 8))

@@ -14,9 +14,11 @@ from torch import Tensor
 from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
+from nofinding.errors import UserError
 from nofinding.methods import METHODS, Detector
+from nofinding.methods.protocol import LearnsFromOthers
 from nofinding.training import Job
-from nofinding.types import Batch, Pixels, Record, Scores
+from nofinding.types import Batch, Pixels, Record, Scores, Supervision
 
 FIELD_NAMES = ("age", "sex", "view", "bmi")
 TINY = [
@@ -65,6 +67,14 @@ def record(number: int, *, blob: bool = False) -> Record:
 
 TRAIN = [record(n) for n in range(24)]
 SCORED = [record(n) for n in range(100, 108)]
+OTHERS = {
+    "diseased": [record(n, blob=True) for n in range(300, 312)],
+    "unlabelled": [record(n, blob=n % 2 == 0) for n in range(300, 316)],
+}
+OTHERS_TIER = {
+    "diseased": Supervision.WEAKLY_SUPERVISED,
+    "unlabelled": Supervision.NORMAL_AND_UNLABELLED,
+}
 STATS = EhrStats.of(TRAIN, [FIELDS[name] for name in FIELD_NAMES])
 
 
@@ -84,8 +94,10 @@ class Fitted:
         return Films(records, STATS, self.detector.image_size)
 
 
-def learn(kind: type[Detector], preset: str) -> Detector:
-    detector = kind(kind.PRESETS[preset], STATS)
+def learn(detector: Detector) -> Detector:
+    """Fits it, after it met other films where it learns from such."""
+    if isinstance(detector, LearnsFromOthers):
+        detector.meet(Films(OTHERS[detector.OTHERS], STATS, detector.image_size))
     films = Films(TRAIN, STATS, detector.image_size)
     return detector.fit(films, seed=7, job=Job(progress=False, accelerator="cpu"))
 
@@ -101,7 +113,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module", params=TINY, ids=lambda param: f"{param[0].name}:{param[1]}")
 def fitted(request: pytest.FixtureRequest) -> Fitted:
     kind, preset = request.param
-    detector = learn(kind, preset)
+    detector = learn(kind(kind.PRESETS[preset], STATS))
     films = Films(SCORED, STATS, detector.image_size)
     return Fitted(kind, preset, detector, films.batch(range(len(films))))
 
@@ -147,6 +159,19 @@ def test_it_says_what_it_is(name: str) -> None:
     assert detector.image_size >= 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind.PRESETS["tiny"].image_size = 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_it_learns_from_is_what_it_says(name: str) -> None:
+    kind = METHODS[name]
+    detector = kind(kind.PRESETS["tiny"], STATS)
+    if not isinstance(detector, LearnsFromOthers):
+        assert kind.supervision not in OTHERS_TIER.values(), "where are those films from?"
+        return
+    assert kind.supervision == OTHERS_TIER[detector.OTHERS]
+    films = Films(TRAIN, STATS, detector.image_size)
+    with pytest.raises(UserError, match=rf"^{name}: .*{detector.OTHERS}"):
+        detector.fit(films, job=Job(progress=False, accelerator="cpu"))
 
 
 def test_scores_are_finite_and_maps_lie_on_the_film(fitted: Fitted) -> None:
@@ -210,7 +235,7 @@ def test_same_seed_same_scores_and_no_global_chance(fitted: Fitted) -> None:
         return
     other = fitted.new()
     before = torch.get_rng_state()
-    other.fit(fitted.films(TRAIN), seed=7, job=Job(progress=False, accelerator="cpu"))
+    learn(other)
     assert torch.equal(torch.get_rng_state(), before), "fit draws from torch's global state"
     assert_same(other.score(fitted.batch, seed=3), wanted, spread(wanted))
 

@@ -1,13 +1,18 @@
 """The methods by name, as on the command line. Adding one is one file and one line here."""
 
 from nofinding.methods.ae import AE
+from nofinding.methods.ae_u import AEU
+from nofinding.methods.ddad import DDAD, DDADIntra
+from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.mean_grey import MeanGrey
+from nofinding.methods.memae import MemAE
 from nofinding.methods.protocol import Detector
 from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thumbnail import Thumbnail
+from nofinding.methods.vae import VAE
 
 __all__ = ["METHODS", "Detector"]
 
@@ -19,4 +24,11 @@ METHODS: dict[str, type[Detector]] = {
     "ae": AE,
     "frozen-knn": FrozenKNN,
     "synthetic": Synthetic,
+    "vae": VAE,
+    "memae": MemAE,
+    "ae-u": AEU,
+    "ddad": DDAD,
+    "ddad-intra": DDADIntra,
+    "ddad-asr": DDADASR,
+    "ddad-asr-intra": DDADASRIntra,
 }
