@@ -6,6 +6,7 @@ from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.protocol import Detector
+from nofinding.methods.rd4ad import RD4AD
 from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thumbnail import Thumbnail
 
@@ -19,4 +20,5 @@ METHODS: dict[str, type[Detector]] = {
     "ae": AE,
     "frozen-knn": FrozenKNN,
     "synthetic": Synthetic,
+    "rd4ad": RD4AD,
 }
