@@ -21,7 +21,15 @@ from nofinding.nets.features import FeatureMaps
 from nofinding.training import Job, TrainConfig
 from nofinding.types import Batch
 
-__all__ = ["MapFilms", "Shapes", "halving_shapes", "map_shapes", "unpacked", "with_epochs"]
+__all__ = [
+    "MapFilms",
+    "Shapes",
+    "channel_statistics",
+    "halving_shapes",
+    "map_shapes",
+    "unpacked",
+    "with_epochs",
+]
 
 Shapes = tuple[tuple[int, int, int], ...]
 """(channels, rows, columns) of each map."""
@@ -65,6 +73,22 @@ def with_epochs(config: TrainConfig, epochs: int, films: int) -> TrainConfig:
         return config
     steps = epochs * -(-films // (config.batch_size * config.accumulate))
     return replace(config, steps=max(1, steps))
+
+
+def channel_statistics(films: "MapFilms", least: float = 1e-4) -> list[tuple[Tensor, Tensor]]:
+    """Mean and standard deviation (at least `least`) of every channel of every map, each (c, 1, 1),
+    over all positions of the films whose maps are kept."""
+    sums = [torch.zeros(2, shape[0], dtype=torch.float64) for shape in films.shapes]
+    for start in range(0, len(films.kept), 64):
+        rows = films.kept[start : start + 64].double()
+        for total, maps in zip(sums, unpacked(rows, films.shapes), strict=True):
+            total += torch.stack([maps.sum((0, 2, 3)), maps.square().sum((0, 2, 3))])
+    found = []
+    for total, (_, high, wide) in zip(sums, films.shapes, strict=True):
+        mean, square = total[:, :, None, None] / (len(films.kept) * high * wide)
+        spread = (square - mean.square()).clamp_min(0).sqrt().clamp_min(least)
+        found.append((mean.float(), spread.float()))
+    return found
 
 
 class MapFilms:

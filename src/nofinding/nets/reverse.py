@@ -36,13 +36,17 @@ def _skip(inputs: int, outputs: int, resample: Resample) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """A ResNet block, basic (two 3 x 3) or bottleneck (1 x 1, 3 x 3, 1 x 1, half as wide inside).
+    """A ResNet block, basic (two 3 x 3) or bottleneck (1 x 1, 3 x 3, 1 x 1, narrower inside).
 
     Going up, a transposed convolution of kernel and stride 2 stands where a ResNet has one of
     stride 2 (He et al. 2016, figure 5; Deng and Li, section 3.1).
     """
 
-    def __init__(self, inputs: int, outputs: int, block: Block, resample: Resample) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, block: Block, resample: Resample, narrow: int = 2
+    ) -> None:
+        """`narrow`: how many times a bottleneck is narrower inside; 2 in WideResNet50-2, 4 in
+        ResNet50."""
         super().__init__()
         if block == "basic":
             self.body = nn.Sequential(
@@ -53,7 +57,7 @@ class Residual(nn.Module):
                 nn.BatchNorm2d(outputs),
             )
         else:
-            inner = max(1, outputs // 2)  # of WideResNet50-2; a ResNet50 has a quarter
+            inner = max(1, outputs // narrow)
             self.body = nn.Sequential(
                 nn.Conv2d(inputs, inner, 1, bias=False),
                 nn.BatchNorm2d(inner),
@@ -72,10 +76,12 @@ class Residual(nn.Module):
         return out
 
 
-def stage(inputs: int, outputs: int, depth: int, block: Block, resample: Resample) -> nn.Sequential:
+def stage(
+    inputs: int, outputs: int, depth: int, block: Block, resample: Resample, narrow: int = 2
+) -> nn.Sequential:
     """`depth` blocks, the first of which resamples."""
-    first = Residual(inputs, outputs, block, resample)
-    more = (Residual(outputs, outputs, block, "same") for _ in range(depth - 1))
+    first = Residual(inputs, outputs, block, resample, narrow)
+    more = (Residual(outputs, outputs, block, "same", narrow) for _ in range(depth - 1))
     return nn.Sequential(first, *more)
 
 
@@ -139,6 +145,9 @@ class Student(nn.Module):
     def __init__(self, fusion: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.fusion, self.decoder = fusion, decoder
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """What a student that only knows normal films makes of them."""
