@@ -7,9 +7,11 @@ from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
+from nofinding.methods.mambaad import MambaAD
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.memae import MemAE
 from nofinding.methods.protocol import Detector
+from nofinding.methods.rd4ad import RD4AD
 from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thumbnail import Thumbnail
 from nofinding.methods.vae import VAE
@@ -31,4 +33,6 @@ METHODS: dict[str, type[Detector]] = {
     "ddad-intra": DDADIntra,
     "ddad-asr": DDADASR,
     "ddad-asr-intra": DDADASRIntra,
+    "rd4ad": RD4AD,
+    "mambaad": MambaAD,
 }
