@@ -4,6 +4,8 @@ from nofinding.methods.ae import AE
 from nofinding.methods.ae_u import AEU
 from nofinding.methods.ddad import DDAD, DDADIntra
 from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
+from nofinding.methods.autoddpm import AutoDDPM
+from nofinding.methods.conditioned_ddad import ConditionedDDAD
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
@@ -13,6 +15,7 @@ from nofinding.methods.memae import MemAE
 from nofinding.methods.protocol import Detector
 from nofinding.methods.rd4ad import RD4AD
 from nofinding.methods.synthetic import Synthetic
+from nofinding.methods.thor import THOR
 from nofinding.methods.thumbnail import Thumbnail
 from nofinding.methods.vae import VAE
 
@@ -35,4 +38,7 @@ METHODS: dict[str, type[Detector]] = {
     "ddad-asr-intra": DDADASRIntra,
     "rd4ad": RD4AD,
     "mambaad": MambaAD,
+    "conditioned-ddad": ConditionedDDAD,
+    "autoddpm": AutoDDPM,
+    "thor": THOR,
 }

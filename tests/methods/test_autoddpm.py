@@ -1,0 +1,132 @@
+"""The second repair keeps the film outside the mask, and goes back and forth as RePaint says."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods.test_contract import STATS, TRAIN
+from nofinding.data.batch import Films
+from nofinding.errors import UserError
+from nofinding.functional.noise import gaussian, generators
+from nofinding.functional.sampler import add_noise
+from nofinding.methods.autoddpm import AutoDDPM, AutoDDPMConfig
+from nofinding.methods.denoising import tiny_denoiser
+from nofinding.training import Job, TrainConfig
+
+QUICK = tiny_denoiser(train=TrainConfig(steps=2, batch_size=2, warmup=1, ema=0.0))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def detector(**changes: object) -> AutoDDPM:
+    return AutoDDPM(AutoDDPMConfig(net=QUICK, perceptual_size=32, **changes), STATS)  # type: ignore[arg-type]
+
+
+def sees_grey(made: AutoDDPM) -> list[tuple[int, Tensor]]:
+    """Has its denoiser see an even grey film in everything; gives what it is asked."""
+    asked: list[tuple[int, Tensor]] = []
+
+    def look(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        asked.append((k, x))
+        return x / (1 - made.abar[k]).sqrt().float(), torch.zeros_like(x)
+
+    made.look = look  # type: ignore[method-assign]
+    return asked
+
+
+def left_half(like: Tensor) -> Tensor:
+    mask = torch.zeros_like(like)
+    mask[..., : like.shape[-1] // 2] = 1
+    return mask
+
+
+def test_the_film_stays_outside_the_mask_and_is_repaired_inside() -> None:
+    made = detector()
+    asked = sees_grey(made)
+    image = torch.full((2, 1, 32, 32), 0.8)
+    mask = left_half(image)
+    found = made.stitched(image, -image, mask, generators(0, range(2)))
+    assert torch.equal(found[..., 16:], image[..., 16:])
+    torch.testing.assert_close(found[..., :16], torch.zeros(2, 1, 32, 16), rtol=0, atol=1e-5)
+    assert [k for k, _ in asked] == [50, 50, 50, 33, 33, 33, 17, 17, 17]
+    assert made.network_calls == 6 + 9 + 2
+
+
+def test_it_begins_at_both_films_under_noise_of_the_first_level() -> None:
+    made = detector()
+    asked = sees_grey(made)
+    image, repaired = torch.full((1, 1, 8, 8), 0.8), torch.full((1, 1, 8, 8), -0.4)
+    mask = left_half(image)
+    made.stitched(image, repaired, mask, generators(3, [0]))
+    rows = generators(3, [0])
+    inside = add_noise(repaired, gaussian((1, 8, 8), rows), made.abar[50])
+    outside = add_noise(image, gaussian((1, 8, 8), rows), made.abar[50])
+    assert torch.equal(asked[0][1], torch.where(mask > 0, inside, outside))
+
+
+def test_going_back_up_gives_as_much_noise_as_the_level_has() -> None:
+    made = detector(stitch_steps=2, resamplings=4)
+    asked = sees_grey(made)
+    flat = torch.zeros(4, 1, 64, 64)
+    made.stitched(flat, flat, left_half(flat), generators(0, range(4)))
+    for k, x in asked:  # films of zeros: all that is there is noise
+        for half in (x[..., :32], x[..., 32:]):
+            assert float(half.var()) == pytest.approx(float(1 - made.abar[k]), rel=0.06)
+
+
+def test_the_mask_is_what_exceeds_the_threshold_grown() -> None:
+    made = detector(dilate=1)
+    made.scales = {"threshold": torch.tensor(0.5)}
+    seen = torch.full((1, 1, 9, 9), 0.5)
+    seen[..., 4, 4] = 0.51
+    made.discrepancy = lambda x, normal: seen  # type: ignore[method-assign]
+    wanted = torch.zeros(1, 1, 9, 9)
+    wanted[..., 3:6, 3:6] = 1
+    assert torch.equal(made.mask(seen, seen), wanted)
+
+
+def test_the_discrepancy_is_residual_times_perceptual_distance() -> None:
+    made = detector()
+    x = Films(TRAIN[:2], STATS, 32).batch(range(2)).image
+    y = x.flip(-1)
+    with torch.no_grad():
+        wanted = (x - y).abs() / 2 * made.perceptual.map(x, y)
+        torch.testing.assert_close(made.discrepancy(x, y), wanted)
+    assert float(wanted.max()) > 0
+
+
+def test_few_pixels_of_normal_films_are_beyond_and_the_map_ends_at_the_mask() -> None:
+    films = Films(TRAIN[:4], STATS, 32)
+    made = detector(percentile=90.0, dilate=0)
+    made.fit(films, job=Job(progress=False, accelerator="cpu"))
+    places = torch.randperm(4, generator=generators(0, ["measured"])[0]).tolist()
+    image = films.batch(places).image
+    with torch.no_grad():
+        rows = generators(0, [f"measured/{place}" for place in places])
+        repaired = made.first_repair(image, rows)
+        share = float(made.mask(image, repaired).mean())
+    assert share == pytest.approx(0.1, abs=1e-3)
+    batch = films.batch(range(4))
+    scores = made.score(batch)
+    assert scores.map is not None and scores.normal is not None
+    outside = scores.map == 0
+    assert outside.float().mean() > 0.5
+    assert torch.equal(scores.normal[outside], batch.image[outside])
+    torch.testing.assert_close(scores.score, scores.map.mean((1, 2, 3)))
+
+
+def test_impossible_settings_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="stitch_start: 3 levels from 2 down; give 1 to 2"):
+        detector(stitch_start=2)
+    with pytest.raises(UserError, match="percentile: 100"):
+        detector(percentile=100.0)
+    with pytest.raises(UserError, match="resamplings: 0"):
+        detector(resamplings=0)

@@ -1,0 +1,120 @@
+"""Harmonising leads the repair back to the film, by the mask, under the noise it began with."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods.test_contract import STATS, TRAIN
+from nofinding.data.batch import Films
+from nofinding.errors import UserError
+from nofinding.functional.noise import gaussian, generators
+from nofinding.functional.sampler import add_noise, ddpm_step
+from nofinding.methods.denoising import tiny_denoiser
+from nofinding.methods.thor import THOR, THORConfig
+from nofinding.training import TrainConfig
+
+QUICK = tiny_denoiser(train=TrainConfig(steps=2, batch_size=2, warmup=1, ema=0.0))
+ALIKE, UNLIKE = torch.tensor(1e9), torch.tensor(0.0)  # the change that is the mask's 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def detector(**changes: object) -> THOR:
+    return THOR(THORConfig(net=QUICK, perceptual_size=32, **changes), STATS)  # type: ignore[arg-type]
+
+
+def sees_black(made: THOR) -> list[tuple[int, Tensor]]:
+    """Has its denoiser see a black film in everything; gives what it is asked."""
+    asked: list[tuple[int, Tensor]] = []
+
+    def look(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        asked.append((k, x))
+        return x, torch.full_like(x, -1.0)
+
+    made.look = look  # type: ignore[method-assign]
+    return asked
+
+
+def image() -> Tensor:
+    return Films(TRAIN[:2], STATS, 32).batch(range(2)).image
+
+
+def test_where_the_film_is_like_its_repair_the_film_takes_its_place() -> None:
+    made, x = detector(close=0, dilate=0), image()
+    asked = sees_black(made)
+    rows = generators(0, range(2))
+    with torch.no_grad():
+        torch.testing.assert_close(made.repair(x, rows, lambda k, found: ALIKE), x)
+        assert [k for k, _ in asked] == [350, 300, 250, 200, 150, 100, 50]
+        black = made.repair(x, rows, lambda k, found: UNLIKE)
+        changed = made.discrepancy(x, torch.full_like(x, -1.0)) > 1e-6
+    assert changed.float().mean() > 0.3
+    torch.testing.assert_close(black[changed], torch.full_like(x, -1.0)[changed])
+
+
+def test_without_levels_to_harmonise_nothing_is_led_back() -> None:
+    made, x = detector(harmonise=()), image()
+    sees_black(made)
+    with torch.no_grad():
+        found = made.repair(x, generators(0, range(2)), lambda k, found: ALIKE)
+    torch.testing.assert_close(found, torch.full_like(x, -1.0))
+
+
+def test_the_mixture_is_noised_by_the_first_noise() -> None:
+    made, x = detector(harmonise=(300,)), image()
+    asked = sees_black(made)
+    with torch.no_grad():
+        made.repair(x, generators(7, range(2)), lambda k, found: ALIKE)
+    rows = generators(7, range(2))
+    first, _, second = (gaussian((1, 32, 32), rows) for _ in range(3))
+    assert torch.equal(asked[0][1], add_noise(x, first, made.abar[350]))
+    mixed = add_noise(x, first, made.abar[300])  # the film itself: all is alike
+    wanted = ddpm_step(mixed, x, second, made.abar[300], made.abar[250])
+    torch.testing.assert_close(asked[2][1], wanted)
+
+
+def test_the_mask_is_normalised_closed_and_grown() -> None:
+    found = torch.zeros(1, 1, 12, 12)
+    found[..., 5, 3], found[..., 5, 5], found[..., 5, 6] = 0.1, 0.1, 0.8
+    one = torch.tensor(0.2)
+    bare = detector(close=0, dilate=0).mask(found, one)
+    assert bare[0, 0, 5, 3:7].tolist() == pytest.approx([0.5, 0, 0.5, 1])
+    closed = detector(close=1, dilate=0).mask(found, one)
+    assert float(closed[0, 0, 5, 4]) == pytest.approx(0.5)
+    assert float(closed[0, 0, 5, 2]) == 0
+    grown = detector(close=1, dilate=1).mask(found, one)
+    assert float(grown[0, 0, 5, 2]) == float(grown[0, 0, 4, 3]) == pytest.approx(0.5)
+
+
+def test_each_level_has_a_scale_of_its_own_that_follows_from_the_levels_before() -> None:
+    made, x = detector(percentile=90.0), image()
+    seen: dict[int, Tensor] = {}
+    with torch.no_grad():
+        scales = made.measure(x, generators(0, range(2)))
+        assert list(scales) == ["300", "150", "50"]
+
+        def scale(k: int, found: Tensor) -> Tensor:
+            seen[k] = found
+            return scales[str(k)]
+
+        made.repair(x, generators(0, range(2)), scale)
+    for k, found in seen.items():
+        torch.testing.assert_close(scales[str(k)], found.quantile(0.9))
+    assert made.network_calls == 7 + 2 * 4
+
+
+def test_impossible_settings_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="harmonise: 120 is not allowed; give some of 350, 300"):
+        detector(harmonise=(120,))
+    with pytest.raises(UserError, match="stride: 0"):
+        detector(stride=0)
+    with pytest.raises(UserError, match="percentile: 100"):
+        detector(percentile=100.0)
