@@ -5,6 +5,8 @@ from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.mean_grey import MeanGrey
+from nofinding.methods.pca import PCA
+from nofinding.methods.pixel_knn import PixelKNN
 from nofinding.methods.protocol import Detector
 from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thumbnail import Thumbnail
@@ -16,6 +18,8 @@ METHODS: dict[str, type[Detector]] = {
     "diff3m": Diff3M,
     "mean-grey": MeanGrey,
     "thumbnail": Thumbnail,
+    "pixel-knn": PixelKNN,
+    "pca": PCA,
     "ae": AE,
     "frozen-knn": FrozenKNN,
     "synthetic": Synthetic,
