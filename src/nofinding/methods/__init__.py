@@ -12,6 +12,8 @@ from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.mambaad import MambaAD
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.memae import MemAE
+from nofinding.methods.pca import PCA
+from nofinding.methods.pixel_knn import PixelKNN
 from nofinding.methods.protocol import Detector
 from nofinding.methods.rd4ad import RD4AD
 from nofinding.methods.synthetic import Synthetic
@@ -26,6 +28,8 @@ METHODS: dict[str, type[Detector]] = {
     "diff3m": Diff3M,
     "mean-grey": MeanGrey,
     "thumbnail": Thumbnail,
+    "pixel-knn": PixelKNN,
+    "pca": PCA,
     "ae": AE,
     "frozen-knn": FrozenKNN,
     "synthetic": Synthetic,
