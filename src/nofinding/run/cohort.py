@@ -12,6 +12,7 @@ from nofinding.data.ehr import FIELDS, EhrField, read_fields
 from nofinding.data.split import check_splits
 from nofinding.errors import UserError
 from nofinding.sources import SOURCES
+from nofinding.sources.synthetic import innermost
 from nofinding.types import Record
 
 __all__ = ["Cohort", "cache_at", "known_fields", "source_of"]
@@ -56,7 +57,7 @@ class Cohort:
             self.source |= {record.image_id: number for record in records}
             offered |= set(SOURCES[name].offers(root, fields))
         self.offers = tuple(name for name in fields if name in offered)
-        self.phantom = any(name == "phantom" for name, _ in parts)
+        self.phantom = any(innermost(*part)[1] == "phantom" for part in parts)
         check_splits(self.records)
         for record in self.records:
             if isinstance(record.pixels, FilmFile):
@@ -67,10 +68,11 @@ class Cohort:
         """What the report calls it: the sources, without the folders that hold them."""
         shown = []
         for spec in self.specs:
-            name, root = source_of(spec)
+            before, name, root = innermost(*source_of(spec))
             path = Path(root)
             is_file = name != "phantom" and path.name
-            shown.append(f"{name}:{Path(path.parent.name) / path.name if is_file else root}")
+            inner = Path(path.parent.name) / path.name if is_file else root
+            shown.append(f"{before}{name}:{inner}")
         return ", ".join(shown)
 
     def balanced(self, records: Sequence[Record], most: int) -> list[Record]:

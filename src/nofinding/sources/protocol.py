@@ -1,0 +1,31 @@
+"""What every source is to the rest of the program."""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from nofinding.data.ehr import EhrField
+from nofinding.types import Record
+
+__all__ = ["Source"]
+
+
+class Source(Protocol):
+    """A kind of dataset: reads records from what the user wrote behind "name:"."""
+
+    @property
+    def name(self) -> str:
+        """What stands before the colon: "table" in `--films table:films.csv`."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line that says what it reads."""
+        ...
+
+    def read(self, root: str, fields: Mapping[str, EhrField]) -> Iterator[Record]:
+        """The records, one after the other. Raises UserError naming file, row and column."""
+        ...
+
+    def offers(self, root: str, fields: Mapping[str, EhrField]) -> tuple[str, ...]:
+        """The names of the fields that this source can give, in the order of `fields`."""
+        ...
