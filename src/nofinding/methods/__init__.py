@@ -1,6 +1,7 @@
 """The methods by name, as on the command line. Adding one is one file and one line here."""
 
 from nofinding.methods.ae import AE
+from nofinding.methods.ddpm_ood import DDPMOOD
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Detector]] = {
     "mean-grey": MeanGrey,
     "thumbnail": Thumbnail,
     "ae": AE,
+    "ddpm-ood": DDPMOOD,
     "frozen-knn": FrozenKNN,
     "synthetic": Synthetic,
 }
