@@ -12,8 +12,10 @@ from torch import Tensor
 
 __all__ = ["Batch", "Lesion", "Pixels", "Record", "Scores", "Split", "Supervision", "View"]
 
-Pixels: TypeAlias = Float[np.ndarray, "h w"]  # float32 in [0, 1], dense tissue bright
-Lesion: TypeAlias = Bool[np.ndarray, "h w"]  # True on the finding, on the grid of the pixels
+# A film is (h, w), a volume (d, h, w): slices from the feet up, rows from front to back, columns
+# from the patient's right to the left, so that a slice looks as radiologists hang it.
+Pixels: TypeAlias = Float[np.ndarray, "*d h w"]  # float32 in [0, 1], dense tissue bright
+Lesion: TypeAlias = Bool[np.ndarray, "*d h w"]  # True on the finding, on the grid of the pixels
 View: TypeAlias = Literal["PA", "AP"]
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -31,14 +33,15 @@ class Supervision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One frontal radiograph, and what was known of the patient when it was taken."""
+    """One frontal radiograph or one volume, and what was known of the patient at that time."""
 
     image_id: str
     """A pseudonym, never an MRN or a DICOM UID."""
     patient_id: str
     """The unit of every split."""
     pixels: Callable[[], Pixels]
-    """Decodes the film; picklable. Gives (h, w) in [0, 1], dense tissue bright."""
+    """Decodes the film; picklable. Gives (h, w), or (d, h, w) of a volume, in [0, 1], dense
+    tissue bright."""
     ehr: Mapping[str, float]
     """In the unit of the EhrField; a category as its index. An absent key was not recorded."""
     view: View | None = None
@@ -57,7 +60,7 @@ class Record:
 class Batch:
     """What a method may see. There is no label here to leak."""
 
-    image: Float[Tensor, "b 1 h w"]  # [-1, 1]; -1 is air
+    image: Float[Tensor, "b 1 *d h w"]  # [-1, 1]; -1 is air; of volumes it has a depth, too
     ehr: Float[Tensor, "b f"]  # z-scores under the TRAINING EhrStats; category index; 0 if unknown
     known: Bool[Tensor, "b f"]  # False where not recorded
     ids: tuple[str, ...]
@@ -68,7 +71,7 @@ class Scores:
     """What a method says of a batch. Higher is more anomalous, for every method."""
 
     score: Float[Tensor, " b"]  # comparable only within one fitted method
-    map: Float[Tensor, "b 1 h w"] | None = None  # >= 0, on the grid of Batch.image
-    normal: Float[Tensor, "b 1 h w"] | None = None  # the pseudo-healthy film, [-1, 1]
+    map: Float[Tensor, "b 1 *d h w"] | None = None  # >= 0, on the grid of Batch.image
+    normal: Float[Tensor, "b 1 *d h w"] | None = None  # the pseudo-healthy film, [-1, 1]
     parts: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
     """The score's ingredients (mse, max_abs, ...) and what was attended to (attention.age)."""

@@ -1,5 +1,6 @@
 """Records as a method may see them: prepared films and encoded records, without a label."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from nofinding.data.cache import FilmCache
 from nofinding.data.ehr import EhrStats
-from nofinding.data.image import Aspect, fit_square
+from nofinding.data.image import Aspect, OtherDimensionsError, fit
+from nofinding.errors import UserError
 from nofinding.types import Batch, Record
 
 __all__ = ["Films", "Joined"]
@@ -23,8 +25,10 @@ class Films:
 
     Up to 2 GiB of prepared films are kept (16,384 at 256 pixels); the films after those come
     from the cache, or are decoded again where there is none. Findings, splits and lesions of
-    the records cannot be reached from here.
+    the records cannot be reached from here. With `dimensions` 3 they are volumes, as cubes.
     """
+
+    dimensions: int = 2
 
     def __init__(
         self,
@@ -33,37 +37,63 @@ class Films:
         size: int,
         aspect: Aspect = "pad",
         cache: FilmCache | None = None,
+        dimensions: int = 2,
     ) -> None:
         self.ids = tuple(record.image_id for record in records)
         self.stats = stats
         self.size = size
         self.aspect = aspect
+        self.dimensions = dimensions
         self._cache = cache
         self._pixels = [record.pixels for record in records]
         columns = [stats.encode(record.ehr) for record in records]
         shape = (len(records), len(stats.fields))
         self._ehr = torch.from_numpy(np.array([c[0] for c in columns], np.float32).reshape(shape))
         self._known = torch.from_numpy(np.array([c[1] for c in columns], np.bool_).reshape(shape))
-        keep = min(len(records), MEMORY // (2 * size * size))
-        self._kept = np.empty((keep, size, size), dtype=np.uint16)  # pages are taken when written
+        keep = min(len(records), MEMORY // (2 * size**dimensions))
+        self._kept = np.empty((keep, *self._grid), dtype=np.uint16)  # pages are taken when written
         self._has = np.zeros(keep, dtype=np.bool_)
+        self._places: Sequence[int] = range(len(records))  # of the films, among the kept ones
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def _film(self, index: int) -> UInt16[np.ndarray, "s s"]:
+    @property
+    def _grid(self) -> tuple[int, ...]:
+        return (self.size,) * self.dimensions
+
+    def part(self, indices: Sequence[int]) -> "Films":
+        """These films alone, in this order. What is decoded is kept once, for both."""
+        rows = list(indices)
+        part = copy.copy(self)
+        part.ids = tuple(self.ids[row] for row in rows)
+        part._pixels = [self._pixels[row] for row in rows]
+        part._ehr, part._known = self._ehr[rows], self._known[rows]
+        part._places = [self._places[row] for row in rows]
+        return part
+
+    def _film(self, index: int) -> UInt16[np.ndarray, "*s"]:
         index = range(len(self))[index]  # an IndexError for a film that is not there
-        if index < len(self._has) and self._has[index]:
-            kept: UInt16[np.ndarray, "s s"] = self._kept[index]
+        place = self._places[index]
+        if place < len(self._has) and self._has[place]:
+            kept: UInt16[np.ndarray, "*s"] = self._kept[place]
             return kept
-        pixels = self._pixels[index]
-        if self._cache is not None:
-            film = self._cache.get(pixels, self.size, self.aspect)
-        else:
-            film = fit_square(pixels(), self.size, self.aspect)
-        if index < len(self._has):
-            self._kept[index], self._has[index] = film, True
+        film = self._prepared(index)
+        if place < len(self._has):
+            self._kept[place], self._has[place] = film, True
         return film
+
+    def _prepared(self, index: int) -> UInt16[np.ndarray, "*s"]:
+        pixels, how = self._pixels[index], (self.size, self.aspect, self.dimensions)
+        try:
+            if self._cache is not None:
+                return self._cache.get(pixels, *how)
+            return fit(pixels(), self.size, self.dimensions, self.aspect)
+        except OtherDimensionsError as error:
+            kind = "films" if self.dimensions == 2 else "volumes"
+            raise UserError(
+                f"image_id {self.ids[index]!r}: {error}; the method as configured takes {kind}"
+            ) from None
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """These films in this order: image in [-1, 1], the record as `EhrStats.encode` gives it.
@@ -71,7 +101,7 @@ class Films:
         Raises UserError where a film cannot be decoded.
         """
         rows = list(indices)
-        films = np.zeros((len(rows), 1, self.size, self.size), dtype=np.float32)
+        films = np.zeros((len(rows), 1, *self._grid), dtype=np.float32)
         for row, index in enumerate(rows):
             films[row, 0] = self._film(index)
         image = torch.from_numpy(films).div_(65535).mul_(2).sub_(1)

@@ -1,6 +1,7 @@
 """Prepared films on disk, so that a second epoch or a second method never decodes again."""
 
 import hashlib
+import math
 import os
 import tempfile
 import warnings
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt16
 
-from nofinding.data.image import Aspect, fit_square
+from nofinding.data.image import Aspect, fit
 from nofinding.errors import UserError
 from nofinding.types import Pixels
 
@@ -35,37 +36,43 @@ class FilmCache:
             raise UserError(f"cache {folder}: {error.strerror}") from None
 
     def get(
-        self, pixels: Callable[[], Pixels], size: int, aspect: Aspect = "pad"
-    ) -> UInt16[np.ndarray, "s s"]:
-        """The film, size by size, as `fit_square` prepares it; decoded only where it is new.
+        self,
+        pixels: Callable[[], Pixels],
+        size: int,
+        aspect: Aspect = "pad",
+        dimensions: int = 2,
+    ) -> UInt16[np.ndarray, "*s"]:
+        """The film or volume, `size` a side, as `fit` prepares it; decoded only where it is new.
 
         Pixels that have no `fingerprint()` (SHA-256 of the content, hex) are decoded each time.
+        Raises OtherDimensionsError where the pixels have another number of them.
         """
         fingerprint: Callable[[], str] | None = getattr(pixels, "fingerprint", None)
         if fingerprint is None:
-            return fit_square(pixels(), size, aspect)
-        made = "|".join((VERSION, fingerprint(), str(size), aspect))
+            return fit(pixels(), size, dimensions, aspect)
+        grid = str(size) if dimensions == 2 else f"{size}^{dimensions}"
+        made = "|".join((VERSION, fingerprint(), grid, aspect))
         key = hashlib.sha256(made.encode()).hexdigest()
         entry = self.folder / key[:2] / f"{key}.film"
-        film = _read(entry, size)
+        film = _read(entry, (size,) * dimensions)
         if film is None:
-            film = fit_square(pixels(), size, aspect)
+            film = fit(pixels(), size, dimensions, aspect)
             _write(entry, film)
         return film
 
 
-def _read(entry: Path, size: int) -> UInt16[np.ndarray, "s s"] | None:
+def _read(entry: Path, shape: tuple[int, ...]) -> UInt16[np.ndarray, "*s"] | None:
     try:
         data = entry.read_bytes()
     except OSError:
         return None
     digest, film = data[:32], data[32:]
-    if len(film) != 2 * size * size or hashlib.sha256(film).digest() != digest:
+    if len(film) != 2 * math.prod(shape) or hashlib.sha256(film).digest() != digest:
         return None
-    return np.frombuffer(film, dtype="<u2").reshape(size, size).astype(np.uint16, copy=False)
+    return np.frombuffer(film, dtype="<u2").reshape(shape).astype(np.uint16, copy=False)
 
 
-def _write(entry: Path, film: UInt16[np.ndarray, "s s"]) -> None:
+def _write(entry: Path, film: UInt16[np.ndarray, "*s"]) -> None:
     """Whole or not at all. A cache that cannot be written costs time, not the run."""
     data = film.astype("<u2", copy=False).tobytes()
     temporary = None

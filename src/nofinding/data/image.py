@@ -1,4 +1,4 @@
-"""Pixels: from what a detector stored to brightness in [0, 1], and on to a square film.
+"""Pixels: from what a detector stored to brightness in [0, 1], and on to a square or a cube.
 
 NumPy and Pillow only: this file also runs inside the decoder's child process, where torch is
 not wanted.
@@ -10,11 +10,23 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped, UInt16
 from PIL import Image
 
-__all__ = ["Aspect", "fit_square", "fit_square_mask", "from_stored", "window"]
+__all__ = [
+    "Aspect",
+    "OtherDimensionsError",
+    "fit",
+    "fit_cube",
+    "fit_cube_mask",
+    "fit_square",
+    "fit_square_mask",
+    "from_stored",
+    "resample",
+    "window",
+]
 
 Aspect: TypeAlias = Literal["pad", "squash"]
 TOP = 65535  # the largest value of a prepared film
 SAMPLE = 1_000_000  # pixels that are enough to find a percentile
+CHUNK = 16_384  # voxels of a slice that are resampled along the depth at once
 
 
 def window(
@@ -103,5 +115,87 @@ def fit_square_mask(
     A finding smaller than that keeps the pixel that it covers most, so that it is not lost.
     """
     share = _resized(mask.astype(np.float32), size, aspect)
+    least = min(0.5, float(share.max())) if mask.any() else np.inf
+    return np.asarray(share >= least, dtype=np.bool_)
+
+
+class OtherDimensionsError(ValueError):
+    """A volume where a film was expected, or a film where a volume was."""
+
+
+def fit(
+    pixels: Float[np.ndarray, "*d h w"], size: int, dimensions: int, aspect: Aspect = "pad"
+) -> UInt16[np.ndarray, "*s"]:
+    """A film as `fit_square` prepares it, or a volume as `fit_cube` does.
+
+    Raises OtherDimensionsError where the pixels have another number of them.
+    """
+    if pixels.ndim != dimensions:
+        raise OtherDimensionsError(f"has {pixels.ndim} dimensions, not {dimensions}")
+    return (fit_square if dimensions == 2 else fit_cube)(pixels, size, aspect)
+
+
+def resample(
+    volume: Float[np.ndarray, "d h w"], shape: tuple[int, int, int]
+) -> Float[np.ndarray, "e i j"]:
+    """The volume on another grid over the same space; antialiased as films are, axis by axis.
+
+    An axis that keeps its number of voxels is not touched.
+    """
+    deep, high, wide = shape
+    if volume.shape[1:] != (high, wide):
+        slices = [Image.fromarray(np.ascontiguousarray(s, dtype=np.float32)) for s in volume]
+        resized = [s.resize((wide, high), Image.Resampling.BILINEAR) for s in slices]
+        volume = np.stack([np.asarray(s) for s in resized])
+    if volume.shape[0] != deep:  # a picture with a row a slice: each row is one of the new slices
+        flat = np.ascontiguousarray(volume.reshape(len(volume), -1), dtype=np.float32)
+        parts = [
+            np.asarray(
+                Image.fromarray(flat[:, at : at + CHUNK]).resize(
+                    (min(CHUNK, flat.shape[1] - at), deep), Image.Resampling.BILINEAR
+                )
+            )
+            for at in range(0, flat.shape[1], CHUNK)
+        ]
+        volume = np.concatenate(parts, axis=1).reshape(deep, high, wide)
+    return np.asarray(volume, dtype=np.float32)
+
+
+def _cube(
+    volume: Float[np.ndarray, "d h w"], size: int, aspect: Aspect
+) -> Float[np.ndarray, "s s s"]:
+    """Antialiased, then centred on 0."""
+    shape = (size, size, size)
+    if aspect == "pad":
+        scale = size / max(volume.shape)
+        deep, high, wide = (max(1, round(side * scale)) for side in volume.shape)
+        shape = (deep, high, wide)
+    cube = np.zeros((size, size, size), dtype=np.float32)
+    front, top, left = ((size - side) // 2 for side in shape)
+    cube[front : front + shape[0], top : top + shape[1], left : left + shape[2]] = resample(
+        volume, shape
+    )
+    return cube
+
+
+def fit_cube(
+    volume: Float[np.ndarray, "d h w"], size: int, aspect: Aspect = "pad"
+) -> UInt16[np.ndarray, "s s s"]:
+    """The volume on a cubic grid, 0 to 65535: in proportion and padded with black, or squashed.
+
+    Its voxels count as cubes, which is what `VolumeFile` gives. Quantised as films are.
+    """
+    cube = _cube(volume, size, aspect)
+    return np.asarray(np.clip(cube, 0, 1) * TOP + 0.5).astype(np.uint16)
+
+
+def fit_cube_mask(
+    mask: Shaped[np.ndarray, "d h w"], size: int, aspect: Aspect = "pad"
+) -> Bool[np.ndarray, "s s s"]:
+    """The mask on the grid of `fit_cube`: True where at least half of the voxel was.
+
+    A finding smaller than that keeps the voxel that it covers most, so that it is not lost.
+    """
+    share = _cube(mask.astype(np.float32), size, aspect)
     least = min(0.5, float(share.max())) if mask.any() else np.inf
     return np.asarray(share >= least, dtype=np.bool_)

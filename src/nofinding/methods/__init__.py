@@ -6,6 +6,7 @@ from nofinding.methods.ddad import DDAD, DDADIntra
 from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
 from nofinding.methods.autoddpm import AutoDDPM
 from nofinding.methods.conditioned_ddad import ConditionedDDAD
+from nofinding.methods.ddpm_ood import DDPMOOD
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Detector]] = {
     "pixel-knn": PixelKNN,
     "pca": PCA,
     "ae": AE,
+    "ddpm-ood": DDPMOOD,
     "frozen-knn": FrozenKNN,
     "synthetic": Synthetic,
     "vae": VAE,
