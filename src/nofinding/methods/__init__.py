@@ -2,10 +2,10 @@
 
 from nofinding.methods.ae import AE
 from nofinding.methods.ae_u import AEU
-from nofinding.methods.ddad import DDAD, DDADIntra
-from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
 from nofinding.methods.autoddpm import AutoDDPM
 from nofinding.methods.conditioned_ddad import ConditionedDDAD
+from nofinding.methods.ddad import DDAD, DDADIntra
+from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
 from nofinding.methods.ddpm_ood import DDPMOOD
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF

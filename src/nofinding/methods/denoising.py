@@ -9,28 +9,41 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 
-from nofinding import checkpoint
+from nofinding import __version__, checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.noise import gaussian, integers
-from nofinding.functional.sampler import add_noise, predict_eps, predict_x0
+from nofinding.functional.residual import residual_map
+from nofinding.functional.sampler import add_noise, ddim_step, predict_eps, predict_x0
 from nofinding.functional.schedule import cosine_abar, linear_abar, scaled_linear_abar
+from nofinding.methods.detection import scores_of
 from nofinding.methods.protocol import WithoutRecord
 from nofinding.nets.denoiser import Denoiser
 from nofinding.nets.unet import UNetShape
 from nofinding.training import Job, TrainConfig, train
-from nofinding.types import Batch
+from nofinding.types import Batch, Scores
 
-__all__ = ["DenoiserConfig", "Denoising", "Image", "tiny_denoiser", "training_of"]
+__all__ = [
+    "DenoiserConfig",
+    "Denoising",
+    "Image",
+    "Residual",
+    "compared",
+    "tiny_denoiser",
+    "training_of",
+]
 
 Image = Float[Tensor, "b 1 h w"]  # [-1, 1]
+Residual = Literal["mae", "mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"]
+"""How a film is compared with its pseudo-healthy version; `compared` reports all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +118,9 @@ def training_of(kind: type, config: Any) -> str | None:
     told = {
         "net": asdict(config.net),
         "image_size": config.image_size,
-        # Code that decides what is learnt, by where it is written.
+        "options": {name: getattr(config, name) for name in kind.TRAINED_BY},
+        # Code that decides what is learnt, by where and in which version it is written.
+        "version": __version__,
         "code": [
             f"{getattr(kind, name).__module__}.{getattr(kind, name).__qualname__}"
             for name in ("new_net", "noise", "loss", "error")
@@ -126,12 +141,30 @@ def tiny_denoiser(**changes: Any) -> DenoiserConfig:
     return DenoiserConfig(**{**settings, **changes})
 
 
+def compared(image: Image, normal: Image, score: Residual) -> Scores:
+    """What a film and its pseudo-healthy version say, both in [-1, 1]. Greys of [0, 1] are
+    compared, the latter's as the network gave them; what is shown of it is clamped."""
+    x, found = (image + 1) / 2, (normal + 1) / 2
+    parts = scores_of(x, found) | {"mae": (x - found).abs().flatten(1).mean(1)}
+    parts = {name: part.cpu() for name, part in parts.items()}
+    return Scores(
+        score=parts[score],
+        map=residual_map(x, found).cpu(),
+        normal=normal.clamp(-1, 1).cpu(),
+        parts=parts,
+    )
+
+
 class Denoising(WithoutRecord):
     """A detector around one denoiser. Its config has `image_size` and `net`, a DenoiserConfig.
 
-    A subclass says what `corrupt` does to a film before the network sees it (Gaussian noise, if
-    it says nothing), and how it scores.
+    A subclass says how it scores and, where that is its own, what network it has (`new_net`), what
+    `noise` it adds, and what `loss` or `error` is made small.
     """
+
+    TRAINED_BY: ClassVar[tuple[str, ...]] = ()
+    """Other fields of its config that change what is learnt: those that its own `noise` or `loss`
+    read."""
 
     config: Any
 
@@ -183,6 +216,7 @@ class Denoising(WithoutRecord):
             if stem.with_suffix(".json").is_file():
                 tensors, meta = checkpoint.load(stem)
                 self.net.load_state_dict(tensors)
+                self.net.eval()
                 self.borrowed_seconds = float(meta["seconds"])
                 self.fitted = True
                 return self
@@ -211,6 +245,16 @@ class Denoising(WithoutRecord):
         if self.config.net.predicts == "eps":
             return found, predict_x0(x, found, self.abar[k])
         return predict_eps(x, found, self.abar[k]), found
+
+    def walk(self, x: Image, steps: Sequence[int]) -> tuple[Image, list[Image]]:
+        """x carried by DDIM from the first of these steps of the whole schedule to the last, up or
+        down; and the noise that the network saw at each but the last. A call a step."""
+        noises = []
+        for here, there in pairwise(steps):
+            eps, x0 = self.look(x, here)
+            noises.append(eps)
+            x = ddim_step(x0, eps, self.abar[there])
+        return x, noises
 
     def state(self) -> dict[str, Tensor]:
         """The trained weights."""
