@@ -45,6 +45,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding methods                                          what can be fitted
   nofinding sources                                          where films can come from
+  nofinding recipes [RECIPE]                                 published protocols and their figures
 
 Each has --help, --config FILE.yaml and --print_config. Research use only: not a medical device.
 """
@@ -160,6 +161,12 @@ def _demo_parser(method: str | None, preset: str | None) -> ArgumentParser:
     return parser
 
 
+def _recipes_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    parser = _new("recipes", "Lists published protocols, or shows one whole, with its figures.")
+    parser.add_argument("recipe", nargs="?", type=str, metavar="RECIPE", help="the one to show")
+    return parser
+
+
 def _listing_parser(name: str, about: str) -> Callable[[str | None, str | None], ArgumentParser]:
     return lambda method, preset: _new(name, about)
 
@@ -238,6 +245,18 @@ def _sources(parser: ArgumentParser, parsed: Namespace) -> None:
     Console().print(table)
 
 
+def _recipes(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.recipes import recipe_of, recipes, shown
+
+    if parsed.recipe is not None:
+        print(shown(recipe_of(parsed.recipe)))
+        return
+    table = Table("recipe", "what it is", "figures", box=None)
+    for name, recipe in recipes().items():
+        table.add_row(name, recipe.summary, str(len(recipe.published)))
+    Console().print(table)
+
+
 Command = tuple[
     Callable[[ArgumentParser, Namespace], None],
     Callable[[str | None, str | None], ArgumentParser],
@@ -252,6 +271,7 @@ COMMANDS: dict[str, Command] = {
     "demo": (_demo, _demo_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
     "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
+    "recipes": (_recipes, _recipes_parser),
 }
 
 

@@ -144,6 +144,11 @@ def test_body_is_tissue_and_what_it_surrounds(films: Tensor) -> None:
     assert (found & ~trunk()).sum() < 0.05 * trunk().sum()
     assert found[lungs()].all()
     assert found[trunk()].float().mean() > 0.97
+    # A wall that is as dark as air: the lung is open at its side, but not above and below.
+    y, x = grid()
+    open_wall = trunk() & (y > 0.35) & (y < 0.6) & ((x < 0.3) | (x > 0.7))
+    film = torch.where(open_wall, 0.1, chest(0))[None, None]
+    assert body(film)[0, 0][lungs()].all()
     seen = trunk() & ~((grid()[1] - 0.5).abs() < 0.1)  # the middle blacked out
     assert not body(films[:1] * seen)[0, 0][20:80, 44:52].any()
 
@@ -227,6 +232,13 @@ def test_deform_never_folds_the_film_over() -> None:
     folded = (yy * xx - yx * xy <= 0).float().mean((1, 2))
     # A place near the edge reads mirrored pixels, which is no fold of its own.
     assert (folded == 0).float().mean() > 0.85 and folded.max() < 0.02
+
+
+def test_nodules_of_a_film_without_lungs_are_where_lungs_usually_are() -> None:
+    flat = torch.full((30, 1, SIDE, SIDE), 0.5)
+    _, mask = SUITE["nodule"](flat, rows(30))
+    usual = torch.nn.functional.max_pool2d(lungs().float()[None], 11, 1, 5)[0] > 0
+    assert (mask & usual).sum() > 0.9 * mask.sum()
 
 
 def test_a_nodule_is_a_ball() -> None:

@@ -120,10 +120,17 @@ def test_all_films_of_a_patient_are_changed_or_none() -> None:
     assert sum(kinds == {True} for kinds in by_patient.values()) == 4
     per_kind = Counter(f for r in records for f in r.findings)
     assert max(per_kind.values()) - min(per_kind.values()) <= 1
-    for record in records:
-        if record.findings and record.pixels.partner is not None:
-            assert record.pixels.partner.patient != record.patient_id
     check_splits(records)
+
+
+def test_a_foreign_piece_is_of_another_patient() -> None:
+    pictures = [_record(f"{n}-{k}", f"p{n}") for n in range(2) for k in range(6)]
+    source = type(SYNTHETIC)(of={"list": _List(pictures)})
+    changed = [r for r in source.read("kinds=blend+perlin:list:", FIELDS) if r.findings]
+    assert len(changed) == 6
+    assert all(r.pixels.partner.patient != r.patient_id for r in changed)
+    plain = [r for r in source.read("kinds=deform:list:", FIELDS) if r.findings]
+    assert all(r.pixels.partner is None for r in plain)  # so that no second film is decoded
 
 
 class Named(Plain):
