@@ -20,9 +20,10 @@ from nofinding.evaluate.comparison import (
 )
 from nofinding.evaluate.intervals import DRAWS, Estimate, difference, patient_index
 from nofinding.evaluate.metrics import area_under_roc, count
+from nofinding.recipes import Published
 from nofinding.types import Record
 
-__all__ = ["Bench", "Cohort", "Entry", "Failure", "Published", "Row", "Table", "tabulate"]
+__all__ = ["Bench", "Cohort", "Entry", "Failure", "Row", "Table", "tabulate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +56,6 @@ class Failure:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What a paper reports for a method under the same protocol; 0 to 1."""
-
-    method: str
-    metric: str
-    value: float
-    source: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cohort:
     """The judged films of one cohort and what every method said of them."""
@@ -79,6 +70,7 @@ class Cohort:
     matched: Int[np.ndarray, " m"] | None = None
     """Films in matched pairs, where they were asked for."""
     published: tuple[Published, ...] = ()
+    """What papers report under the protocol that was asked for."""
     deviations: tuple[str, ...] = ()
     """Where the films are not those of the published protocol."""
 
@@ -156,7 +148,7 @@ def tabulate(cohort: Cohort, *, draws: int = DRAWS) -> Table:
                 to_first=gaps[place - 1] if place else None,
                 p_holm=corrected[place - 1] if place else None,
                 not_beaten=_not_beaten(entry, entries, abnormal, patient, draws),
-                published=tuple(p for p in cohort.published if p.method == entry.method),
+                published=tuple(p for p in cohort.published if p.ours == entry.method),
             )
         )
     groups = subsets(cohort.records, abnormal)

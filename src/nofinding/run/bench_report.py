@@ -23,6 +23,7 @@ from nofinding.evaluate.comparison import disagreed_most, mean_rank
 from nofinding.evaluate.intervals import patient_index
 from nofinding.evaluate.matching import covariates, matched_pairs
 from nofinding.evaluate.trivial import DETECTORS, METADATA, metadata_baseline
+from nofinding.recipes import Published
 from nofinding.run.cell import Cell, Result, Share
 from nofinding.run.model import load_model
 from nofinding.run.progress import say, tracked
@@ -48,6 +49,9 @@ class CohortResults:
     cells: tuple[tuple[Cell, Result], ...]
     metadata: bool
     """Whether the classifier on the record was asked for."""
+    published: tuple[Published, ...] = ()
+    deviations: tuple[str, ...] = ()
+    """Where the films are not those of the published protocol."""
 
 
 def write_report(results: Sequence[CohortResults], options: "BenchOptions") -> Path:
@@ -119,6 +123,8 @@ def _cohort(result: CohortResults, options: "BenchOptions") -> Cohort:
         pool=len(share.pool),
         entries=tuple(entries),
         failures=tuple(failures),
+        published=result.published,
+        deviations=result.deviations,
         matched=_matched(share, result.cells[0][0]) if options.matched else None,
     )
 

@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +21,7 @@ from nofinding.evaluate.intervals import DRAWS
 from nofinding.evaluate.trivial import DETECTORS, METADATA
 from nofinding.methods import METHODS
 from nofinding.methods.denoising import training_of
+from nofinding.recipes import Recipe, recipe_of
 from nofinding.run.bench_report import CohortResults, write_report
 from nofinding.run.cell import Cell, Result, Share, failed, read_result, run_cell, write_result
 from nofinding.run.cohort import Cohort, cache_at, known_fields
@@ -85,6 +86,7 @@ def bench(options: BenchOptions) -> Path:
     Raises UserError for anything wrong with the options or the films, before the first cell. A
     cell that fails is reported as failed and stops no other.
     """
+    options = _as_published(options)
     _check(options)
     chosen = wanted(options.methods, options.preset)
     fields = known_fields(options.fields_file)
@@ -96,8 +98,11 @@ def bench(options: BenchOptions) -> Path:
     ]
     cells = [cell for share in shares for cell in _cells(share, options, chosen)]
     options.out.mkdir(parents=True, exist_ok=True)
+    recipe = None if options.recipe is None else recipe_of(options.recipe)
     for share in shares:
         say(_counts(share))
+        for line in deviations(recipe, share):
+            say(f"not as published: {line}")
     run_cells(cells, options)
     results = [
         CohortResults(
@@ -105,10 +110,43 @@ def bench(options: BenchOptions) -> Path:
             phantom=cohort.phantom,
             cells=tuple((cell, _result(cell)) for cell in cells if cell.share is share),
             metadata=any(method == METADATA for method, _ in chosen),
+            published=() if recipe is None else recipe.published,
+            deviations=deviations(recipe, share),
         )
         for share, cohort in zip(shares, cohorts, strict=True)
     ]
     return write_report(results, options)
+
+
+def _as_published(options: BenchOptions) -> BenchOptions:
+    """The options with the split and the aspect of the recipe, if one is asked for."""
+    if options.recipe is None:
+        return options
+    recipe = recipe_of(options.recipe)
+    if len(options.films) != 1:
+        raise UserError(f"--recipe {recipe.name}: is of one cohort; give one --films SOURCE:PATH")
+    if recipe.evaluated_split == "train":
+        raise UserError(f"--recipe {recipe.name}: its figures are of split train; none is judged")
+    say(f"recipe {recipe.name}: {recipe.split_rule}")
+    return replace(options, split=recipe.evaluated_split, aspect=recipe.aspect)
+
+
+def deviations(recipe: Recipe | None, share: Share) -> tuple[str, ...]:
+    """Where the numbers of films are not those of the published protocol."""
+    if recipe is None:
+        return ()
+    abnormal = sum(bool(r.findings) for r in share.judged)
+    counted = {
+        "train_normal": (len(share.train), "normal films to learn from"),
+        "test_normal": (len(share.judged) - abnormal, "normal films judged"),
+        "test_abnormal": (abnormal, "abnormal films judged"),
+    }
+    lines = []
+    for name, (count, what) in counted.items():
+        wanted = getattr(recipe.expects, name)
+        if wanted is not None and wanted != count:
+            lines.append(f"{count:,} {what}, where the protocol has {wanted:,}")
+    return tuple(lines)
 
 
 def _check(options: BenchOptions) -> None:
