@@ -33,6 +33,7 @@ WORDS = {  # for the two that jsonargparse describes at length, or in passing
     "print_config": "Prints the options that result from all the others, as YAML, and ends.",
     "method": "YAML file with the options below.",
     "method.train": "YAML file with the options below that begin so.",
+    "method.refine": "YAML file with the options below that begin so.",
 }
 TAKES = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true, false"}
 
