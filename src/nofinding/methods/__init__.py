@@ -4,6 +4,7 @@ from nofinding.methods.ae import AE
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
+from nofinding.methods.invad import InvAD
 from nofinding.methods.mambaad import MambaAD
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.protocol import Detector
@@ -23,4 +24,5 @@ METHODS: dict[str, type[Detector]] = {
     "synthetic": Synthetic,
     "rd4ad": RD4AD,
     "mambaad": MambaAD,
+    "invad": InvAD,
 }
