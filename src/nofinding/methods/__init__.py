@@ -10,6 +10,7 @@ from nofinding.methods.ddpm_ood import DDPMOOD
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
+from nofinding.methods.invad import InvAD
 from nofinding.methods.mambaad import MambaAD
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.memae import MemAE
@@ -47,4 +48,5 @@ METHODS: dict[str, type[Detector]] = {
     "conditioned-ddad": ConditionedDDAD,
     "autoddpm": AutoDDPM,
     "thor": THOR,
+    "invad": InvAD,
 }
