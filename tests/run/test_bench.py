@@ -271,3 +271,20 @@ def test_bad_options_are_refused_before_the_first_cell(
     with pytest.raises(UserError, match=word):
         bench(options(tmp_path / "grid", **changes))
     assert not (tmp_path / "grid").exists()
+
+
+def test_a_recipe_sets_the_split_and_shows_the_published_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "run_cells", here)
+    out = tmp_path / "grid"
+    report = bench(options(out, split="val", recipe="zhanglab"))
+    told = json.loads((out / "results.json").read_text())
+    assert (told["split"], told["recipe"]) == ("test", "zhanglab")
+    assert any("1,349" in line for line in told["cohorts"][0]["deviations"])
+    page = report.read_text()
+    assert "SQUID" in page and "0.876" in page and "Not as published" in page
+    with pytest.raises(UserError, match="one cohort"):
+        bench(options(out, films=[PHANTOM, PHANTOM], recipe="zhanglab"))
+    with pytest.raises(UserError, match="nowhere"):
+        bench(options(out, recipe="nowhere"))
