@@ -82,7 +82,7 @@ def open_simplex(x: Grid, y: Grid, permutation: Int64[Tensor, "b 256"]) -> Grid:
         first = permutation.gather(1, i.long() & 255)
         slope = slopes[(permutation.gather(1, (first + j.long()) & 255) & 14) // 2]
         total += bump * (slope[..., 0] * dx + slope[..., 1] * dy)
-    return total / SCALE
+    return total.div(SCALE)
 
 
 def octave_wavelengths(wavelength: float, octaves: int) -> list[float]:

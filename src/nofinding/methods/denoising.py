@@ -7,7 +7,7 @@ job names a folder for such networks (`Job.shared`).
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
@@ -20,10 +20,15 @@ from nofinding import __version__, checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
-from nofinding.functional.noise import gaussian, integers
+from nofinding.functional.noise import gaussian, generators, integers
 from nofinding.functional.residual import residual_map
 from nofinding.functional.sampler import add_noise, ddim_step, predict_eps, predict_x0
-from nofinding.functional.schedule import cosine_abar, linear_abar, scaled_linear_abar
+from nofinding.functional.schedule import (
+    cosine_abar,
+    linear_abar,
+    respace,
+    scaled_linear_abar,
+)
 from nofinding.methods.detection import scores_of
 from nofinding.methods.protocol import WithoutRecord
 from nofinding.nets.denoiser import Denoiser
@@ -37,11 +42,17 @@ __all__ = [
     "Image",
     "Residual",
     "compared",
+    "kept_steps",
     "tiny_denoiser",
     "training_of",
 ]
 
 Image = Float[Tensor, "b 1 h w"]  # [-1, 1]
+STATISTICS = "statistics."
+"""Before their names in a state; no network has a part of that name."""
+
+PORTION = 32  # films at a time, when measuring
+
 Residual = Literal["mae", "mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"]
 """How a film is compared with its pseudo-healthy version; `compared` reports all of them."""
 
@@ -141,6 +152,26 @@ def tiny_denoiser(**changes: Any) -> DenoiserConfig:
     return DenoiserConfig(**{**settings, **changes})
 
 
+def kept_steps(total: int, respacing: str, noise_level: int | None = None) -> list[int]:
+    """The kept steps from the first up to `noise_level`, both counted: noise_level + 1 of them,
+    or all that are kept.
+
+    Raises UserError where `total` steps cannot be respaced so, or fewer levels are kept.
+    """
+    try:
+        kept: list[int] = respace(total, respacing).tolist()
+    except ValueError as error:
+        raise UserError(f"respacing {respacing!r}: {error}") from error
+    if noise_level is None:
+        return kept
+    if not 1 <= noise_level < len(kept):
+        raise UserError(
+            f"noise_level {noise_level}: give 1 to {len(kept) - 1}, for that is how many levels "
+            f"respacing {respacing!r} keeps"
+        )
+    return kept[: noise_level + 1]
+
+
 def compared(image: Image, normal: Image, score: Residual) -> Scores:
     """What a film and its pseudo-healthy version say, both in [-1, 1]. Greys of [0, 1] are
     compared, the latter's as the network gave them; what is shown of it is clamped."""
@@ -174,6 +205,8 @@ class Denoising(WithoutRecord):
         self.abar = config.net.abar
         self.net: nn.Module = self.new_net()
         self.fitted = False
+        self.statistics: dict[str, Tensor] = {}
+        """What a method measured on normal films once the network was trained, by name."""
         self.borrowed_seconds = 0.0
         """Training time of a network that was taken over from `Job.shared`."""
 
@@ -238,10 +271,11 @@ class Denoising(WithoutRecord):
         if not self.fitted:
             raise UserError(f"{type(self).name}: not fitted yet; fit it, or load a model")  # type: ignore[attr-defined]
 
-    def look(self, x: Image, k: int) -> tuple[Image, Image]:
-        """(eps, x0) that the network sees in x at step k of the whole schedule."""
+    def look(self, x: Image, k: int, *told: Tensor) -> tuple[Image, Image]:
+        """(eps, x0) that the network sees in x at step k of the whole schedule; `told` is what
+        else the network of a method is given."""
         t = torch.full((1,), float(k), device=x.device)
-        found = self.net(x, t)
+        found = self.net(x, t, *told)
         if self.config.net.predicts == "eps":
             return found, predict_x0(x, found, self.abar[k])
         return predict_eps(x, found, self.abar[k]), found
@@ -256,13 +290,32 @@ class Denoising(WithoutRecord):
             x = ddim_step(x0, eps, self.abar[there])
         return x, noises
 
+    @torch.no_grad()
+    def measured(
+        self, films: Films, what: Callable[[Image], Tensor], *, most: int, seed: int
+    ) -> Tensor:
+        """`what` of up to `most` films, drawn by the seed: a row a film, on the CPU."""
+        self.net.eval()
+        chance = generators(seed, ["measured"])[0]
+        chosen = torch.randperm(len(films), generator=chance)[:most].tolist()
+        rows = [
+            what(films.batch(chosen[i : i + PORTION]).image.to(self.device)).cpu()
+            for i in range(0, len(chosen), PORTION)
+        ]
+        return torch.cat(rows)
+
     def state(self) -> dict[str, Tensor]:
-        """The trained weights."""
-        return dict(self.net.state_dict()) if self.fitted else {}
+        """The trained weights, and the statistics."""
+        if not self.fitted:
+            return {}
+        named = {f"{STATISTICS}{name}": value for name, value in self.statistics.items()}
+        return dict(self.net.state_dict()) | named
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes weights that `state` gave."""
+        """Takes what `state` gave."""
         self.fitted = bool(state)
+        told = {name: value for name, value in state.items() if name.startswith(STATISTICS)}
+        self.statistics = {name.removeprefix(STATISTICS): value for name, value in told.items()}
         if state:
-            self.net.load_state_dict(dict(state))
+            self.net.load_state_dict({n: v for n, v in state.items() if n not in told})
             self.net.eval()
