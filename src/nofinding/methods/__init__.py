@@ -11,12 +11,14 @@ from nofinding.methods.anoddpm import AnoDDPM
 from nofinding.methods.cddpm import CDDPM
 from nofinding.methods.ddpm import DDPM
 from nofinding.methods.ddpm_pcm import DDPMPCM
+from nofinding.methods.diad import DiAD
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.diffpath import DiffPath
 from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.invad import InvAD
 from nofinding.methods.mambaad import MambaAD
+from nofinding.methods.mad_ad import MADAD
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.memae import MemAE
 from nofinding.methods.pca import PCA
@@ -37,6 +39,8 @@ __all__ = ["METHODS", "Detector"]
 METHODS: dict[str, type[Detector]] = {
     "diff3m-f": Diff3MF,
     "diff3m": Diff3M,
+    "diad": DiAD,
+    "mad-ad": MADAD,
     "mean-grey": MeanGrey,
     "thumbnail": Thumbnail,
     "pixel-knn": PixelKNN,
