@@ -164,7 +164,8 @@ def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 def _sources() -> str:
     rows = [(f"`{name}:`", _sentence(source.summary)) for name, source in SOURCES.items()]
     notes = (
-        "[table](tutorial.md#the-table) and [phantom](phantom.md) say what stands after the colon."
+        "[table](tutorial.md#the-table), [phantom](phantom.md) and [synthetic](synthetic.md) say\n"
+        "what stands after the colon."
     )
     return f"## Sources\n\n{_table(('source', 'what it reads'), rows)}\n{notes}\n"
 

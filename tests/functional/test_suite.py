@@ -241,6 +241,14 @@ def test_nodules_of_a_film_without_lungs_are_where_lungs_usually_are() -> None:
     assert (mask & usual).sum() > 0.9 * mask.sum()
 
 
+def test_disease_goes_where_there_is_air_to_fill(films: Tensor) -> None:
+    _, x = grid()
+    white = torch.where(lungs() & (x > 0.5), 0.75, films)  # one lung is dense already
+    for kind in ("nodule", "opacity"):
+        _, mask = SUITE[kind](white, rows())
+        assert (mask & (x < 0.5)).sum() > 0.85 * mask.sum()
+
+
 def test_a_nodule_is_a_ball() -> None:
     """Brightest in the middle by the thickness of a ball: sqrt(1 - r^2), whatever lies beneath."""
     side = 200
