@@ -93,7 +93,7 @@ def test_the_films_measured_are_drawn_by_the_seed() -> None:
     films = normal_films()
 
     def measured(seed: int, most: int) -> Tensor:
-        found: Tensor = detector.measured(
+        found: Tensor = detector.over_normals(
             films, lambda x: x.flatten(1).mean(1), most=most, seed=seed
         )
         return found

@@ -2,14 +2,14 @@
 
 from nofinding.methods.ae import AE
 from nofinding.methods.ae_u import AEU
+from nofinding.methods.anoddpm import AnoDDPM
 from nofinding.methods.autoddpm import AutoDDPM
+from nofinding.methods.cddpm import CDDPM
 from nofinding.methods.conditioned_ddad import ConditionedDDAD
 from nofinding.methods.ddad import DDAD, DDADIntra
 from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
-from nofinding.methods.ddpm_ood import DDPMOOD
-from nofinding.methods.anoddpm import AnoDDPM
-from nofinding.methods.cddpm import CDDPM
 from nofinding.methods.ddpm import DDPM
+from nofinding.methods.ddpm_ood import DDPMOOD
 from nofinding.methods.ddpm_pcm import DDPMPCM
 from nofinding.methods.diad import DiAD
 from nofinding.methods.diff3m import Diff3M
@@ -17,16 +17,15 @@ from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.diffpath import DiffPath
 from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.invad import InvAD
-from nofinding.methods.mambaad import MambaAD
 from nofinding.methods.mad_ad import MADAD
-from nofinding.methods.mean_grey import MeanGrey
-from nofinding.methods.memae import MemAE
-from nofinding.methods.pca import PCA
-from nofinding.methods.pixel_knn import PixelKNN
+from nofinding.methods.mambaad import MambaAD
 from nofinding.methods.mddpm import MDDPM
 from nofinding.methods.mean_grey import MeanGrey
+from nofinding.methods.memae import MemAE
 from nofinding.methods.osd_irf import OSDIRF
+from nofinding.methods.pca import PCA
 from nofinding.methods.pddpm import PDDPM
+from nofinding.methods.pixel_knn import PixelKNN
 from nofinding.methods.protocol import Detector
 from nofinding.methods.rd4ad import RD4AD
 from nofinding.methods.synthetic import Synthetic

@@ -291,7 +291,7 @@ class Denoising(WithoutRecord):
         return x, noises
 
     @torch.no_grad()
-    def measured(
+    def over_normals(
         self, films: Films, what: Callable[[Image], Tensor], *, most: int, seed: int
     ) -> Tensor:
         """`what` of up to `most` films, drawn by the seed: a row a film, on the CPU."""

@@ -132,7 +132,7 @@ class DiffPath(Denoising):
         if len(normal) < 2:
             raise UserError(f"diffpath: {len(normal)} normal films; give 2 or more")
         super().fit(normal, seed=seed, job=job)
-        paths = self.measured(normal, self.path, most=self.config.most, seed=seed)
+        paths = self.over_normals(normal, self.path, most=self.config.most, seed=seed)
         self.statistics = {"paths": paths}
         self.kernels = fit_kernels(self.chosen(paths))
         return self

@@ -107,7 +107,7 @@ class OSDIRF(Denoising):
         if len(normal) < 2:
             raise UserError(f"osd-irf: {len(normal)} normal films; give 2 or more")
         super().fit(normal, seed=seed, job=job)
-        fields = self.measured(normal, self.fields, most=self.config.most, seed=seed)
+        fields = self.over_normals(normal, self.fields, most=self.config.most, seed=seed)
         self.statistics = {"mean": fields.mean(0), "spread": fields.std(0)}
         return self
 
