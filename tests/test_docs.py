@@ -79,6 +79,20 @@ def test_commands_page_is_what_the_parsers_say(maker: ModuleType) -> None:
     assert made == maker.text(), "stale: run .venv/bin/python docs/make_commands.py"
 
 
+def test_methods_page_is_what_the_methods_say() -> None:
+    page = ROOT / "docs" / "methods.md"
+    made = load(ROOT / "docs" / "make_methods.py", "make_methods").text()
+    assert page.read_text(encoding="utf-8") == made, "stale: .venv/bin/python docs/make_methods.py"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_says_where_it_comes_from(name: str) -> None:
+    notes = METHODS[name].notes
+    for words in (notes.paper, notes.program, notes.ours):
+        assert words.strip().endswith("."), f"{name}: {words!r} is no whole sentence"
+        assert words[0].isupper() or not words[0].isalpha()
+
+
 def test_every_option_is_on_the_commands_page(maker: ModuleType) -> None:
     text = COMMANDS_PAGE.read_text(encoding="utf-8")
     sections = dict(re.findall(r"^###? (.+?)\n(.*?)(?=^###? |\Z)", text, re.M | re.S))

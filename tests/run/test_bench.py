@@ -13,7 +13,7 @@ from nofinding.cli import main
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS
 from nofinding.errors import UserError
-from nofinding.evaluate.trivial import DETECTORS, METADATA
+from nofinding.evaluate.trivial import METADATA, TRIVIAL
 from nofinding.methods import METHODS
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.run import BenchOptions, bench
@@ -24,7 +24,7 @@ from nofinding.run.cohort import Cohort
 from nofinding.types import Batch, Scores, Supervision
 
 PHANTOM = "phantom:train=24,val=8,test=24,abnormal=3,size=48"
-TINY = ",".join(f"{name}:tiny" for name in DETECTORS)
+TINY = ",".join(f"{name}:tiny" for name in TRIVIAL)
 
 
 def options(out: Path, **changes: Any) -> BenchOptions:
@@ -70,7 +70,7 @@ def test_the_table_has_every_row_with_interval_tier_and_cost(finished: Path) -> 
     told = json.loads((finished / "results.json").read_text())
     (cohort,) = told["cohorts"]
     rows = {row["label"]: row for row in cohort["rows"]}
-    assert rows.keys() == {*DETECTORS, METADATA}
+    assert rows.keys() == {*TRIVIAL, METADATA}
     assert cohort["failures"] == []
     for name, row in rows.items():
         area = row["metrics"]["auroc"]
@@ -113,7 +113,7 @@ def test_csv_and_latex_say_the_same(finished: Path) -> None:
 
 def test_a_finished_grid_is_not_run_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("cell.json")}
-    assert len(before) == 2 * len(DETECTORS)
+    assert len(before) == 2 * len(TRIVIAL)
     report = (finished / "results.json").read_text()
 
     def never(*_: Any, **__: Any) -> None:
@@ -182,7 +182,7 @@ def test_a_cell_that_fails_is_reported_and_stops_no_other(
     told = json.loads((out / "results.json").read_text())["cohorts"][0]
     (failure,) = told["failures"]
     assert failure["label"] == "broken" and "ZeroDivisionError: by nothing" in failure["why"]
-    assert {row["label"] for row in told["rows"]} == {*DETECTORS, METADATA}
+    assert {row["label"] for row in told["rows"]} == {*TRIVIAL, METADATA}
     assert "ZeroDivisionError" in report.read_text()
     lines = (out / "results.csv").read_text().splitlines()
     width = {len(next(csv.reader([line]))) for line in lines}
@@ -243,7 +243,7 @@ def test_fewer_films_are_the_same_for_everyone() -> None:
 
 def test_rows_asked_for_and_the_trivial_ones() -> None:
     assert wanted("ae", "tiny")[0] == ("ae", "tiny")
-    assert {name for name, _ in wanted("ae", "tiny")} == {*DETECTORS, METADATA}
+    assert {name for name, _ in wanted("ae", "tiny")} == {*TRIVIAL, METADATA}
     assert [name for name, _ in wanted("all", "small")] == [*METHODS, METADATA]
     for bad, word in (("nothing", "nothing"), ("ae:huge", "huge"), ("ae,ae", "twice")):
         with pytest.raises(UserError, match=word):

@@ -26,10 +26,12 @@ from nofinding.methods import METHODS
 from nofinding.training import Job
 from nofinding.types import Record, Supervision
 
-__all__ = ["DETECTORS", "METADATA", "Baseline", "detector_baseline", "metadata_baseline"]
+__all__ = ["DETECTORS", "METADATA", "TRIVIAL", "Baseline", "detector_baseline", "metadata_baseline"]
 
 DETECTORS = ("mean-grey", "thumbnail", "ae", "frozen-knn")
 METADATA = "metadata-only"
+TRIVIAL = (*DETECTORS, "pixel-knn", "pca")
+"""The detectors that a bench always has: there each is fitted once for all methods."""
 FOLDS = 5
 BATCH = 32
 

@@ -22,7 +22,7 @@ from nofinding.evaluate.benchmark import Bench, Cohort, Entry, Failure, Table, r
 from nofinding.evaluate.comparison import disagreed_most, mean_rank
 from nofinding.evaluate.intervals import patient_index
 from nofinding.evaluate.matching import covariates, matched_pairs
-from nofinding.evaluate.trivial import DETECTORS, METADATA, metadata_baseline
+from nofinding.evaluate.trivial import METADATA, TRIVIAL, metadata_baseline
 from nofinding.recipes import Published
 from nofinding.run.cell import Cell, Result, Share
 from nofinding.run.model import load_model
@@ -145,7 +145,7 @@ def _entry(label: str, done: Sequence[tuple[Cell, Result]], ids: Sequence[str]) 
         paper=first.about["paper"],
         supervision=first.about["supervision"],
         uses_ehr=bool(first.about.get("uses_ehr")),
-        trivial=cell.method in DETECTORS,
+        trivial=cell.method in TRIVIAL,
         seeds=tuple(c.seed for c, _ in done),
         scores=np.stack([_scores(c.folder / "scores.csv", ids) for c, _ in done]),
         cost=costs,

@@ -18,7 +18,7 @@ from nofinding.data.image import Aspect
 from nofinding.data.split import hold_out, normals
 from nofinding.errors import UserError
 from nofinding.evaluate.intervals import DRAWS
-from nofinding.evaluate.trivial import DETECTORS, METADATA
+from nofinding.evaluate.trivial import METADATA, TRIVIAL
 from nofinding.methods import METHODS
 from nofinding.methods.denoising import training_of
 from nofinding.recipes import Recipe, recipe_of
@@ -194,7 +194,7 @@ def wanted(methods: str, preset: str) -> list[tuple[str, str]]:
     if twice:
         raise UserError(f"--methods: {min(twice)[0]} is named twice")
     named = {name for name, _ in rows}
-    for name in (*DETECTORS, METADATA):  # every table has the trivial rows
+    for name in (*TRIVIAL, METADATA):  # every table has the trivial rows
         if name not in named:
             rows.append((name, "" if name == METADATA else "small"))
     return rows
