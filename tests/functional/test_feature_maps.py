@@ -32,7 +32,6 @@ def test_blur_is_that_of_scipy(sigma: float, shape: tuple[int, int]) -> None:
 
 
 def test_summed_map_adds_scales_with_their_corners_on_the_films() -> None:
-    small = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
-    total = summed_map([small, torch.ones(1, 1, 5, 5)], (3, 3), 0)
-    wanted = 1 + torch.tensor([[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]])
-    torch.testing.assert_close(total[0, 0], wanted)
+    small = torch.tensor([[[[0.0, 3.0], [6.0, 9.0]]]])
+    total = summed_map([small, torch.ones(1, 1, 5, 5)], (4, 4), 0)
+    torch.testing.assert_close(total[0, 0], 1 + torch.arange(4.0) + 2 * torch.arange(4.0)[:, None])

@@ -56,13 +56,18 @@ def test_the_map_sums_one_minus_cos_of_each_scale_and_the_score_is_its_maximum(
     seen = detector.teacher(batch.image)
     answers = [m.clone() for m in seen]
     answers[1][:, :, 3, 4] *= -1  # opposite there: 1 - cos = 2
-    answers[2] *= 7  # length does not count
+    answers[0] *= 7  # length does not count
+    answers[2][:, :, 0, 1] *= -1
     detector.net["student"], detector.fitted = Fixed(answers), True
     scores = detector.score(batch)
-    alone = torch.zeros(2, 1, 8, 8)
-    alone[:, :, 3, 4] = 2
-    grown = nn.functional.interpolate(alone, size=(64, 64), mode="bilinear", align_corners=True)
-    wanted = gaussian_blur(grown, 1.5)
+    middle, coarse = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 4, 4)
+    middle[:, :, 3, 4] = coarse[:, :, 0, 1] = 2
+    wanted = torch.zeros(2, 1, 64, 64)
+    for alone in (middle, coarse):
+        wanted += nn.functional.interpolate(
+            alone, size=(64, 64), mode="bilinear", align_corners=True
+        )
+    wanted = gaussian_blur(wanted, 1.5)
     assert scores.map is not None
     torch.testing.assert_close(scores.map, wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(scores.score, wanted.amax((1, 2, 3)), rtol=0, atol=1e-5)

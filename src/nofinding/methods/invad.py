@@ -66,7 +66,7 @@ class InvADConfig:
     """Passes over the films; 0: as many steps as `train` says."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=300, batch_size=16, lr=1e-3, warmup=30, ema=0.99, precision="32"
+            steps=250, batch_size=16, lr=1e-3, warmup=30, ema=0.99, precision="32"
         )
     )
     """How it is trained; `epochs`, if given, replaces its steps."""

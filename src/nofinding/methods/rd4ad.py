@@ -58,7 +58,7 @@ class RD4ADConfig:
     """Standard deviation of the blur of the map, in pixels; published: 4 at 256 pixels."""
     epochs: int = 0
     """Passes over the films; 0: as many steps as `train` says."""
-    train: TrainConfig = field(default_factory=lambda: _schedule(steps=300))
+    train: TrainConfig = field(default_factory=lambda: _schedule(steps=250))
     """How it is trained; `epochs`, if given, replaces its steps. At least 2 films a batch."""
 
 
