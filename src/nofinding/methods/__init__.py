@@ -5,6 +5,8 @@ from nofinding.methods.ddpm_ood import DDPMOOD
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.frozen_knn import FrozenKNN
+from nofinding.methods.ldm_kl import LDMKL
+from nofinding.methods.ldm_ood import LDMOOD
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.protocol import Detector
 from nofinding.methods.synthetic import Synthetic
@@ -19,6 +21,8 @@ METHODS: dict[str, type[Detector]] = {
     "thumbnail": Thumbnail,
     "ae": AE,
     "ddpm-ood": DDPMOOD,
+    "ldm-ood": LDMOOD,
+    "ldm-kl": LDMKL,
     "frozen-knn": FrozenKNN,
     "synthetic": Synthetic,
 }
