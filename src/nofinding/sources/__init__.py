@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from nofinding.data.ehr import EhrField
+from nofinding.sources.nifti import NIFTI
 from nofinding.sources.phantom import PHANTOM
 from nofinding.sources.table import TABLE
 from nofinding.types import Record
@@ -33,4 +34,4 @@ class Source(Protocol):
         ...
 
 
-SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE)}
+SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE, NIFTI)}
