@@ -19,8 +19,15 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageOps
 
-from nofinding.data import dicom
-from nofinding.data.limits import MEMORY, TIMEOUT, FilmError, check_size, kind_of
+from nofinding.data import dicom, nifti
+from nofinding.data.limits import (
+    MEMORY,
+    TIMEOUT,
+    FilmError,
+    check_size,
+    kind_of,
+    require_nifti,
+)
 
 __all__ = ["answer", "main"]
 
@@ -50,11 +57,17 @@ def raster(path: Path, kind: str) -> Shaped[np.ndarray, "h w"]:
 
 
 def answer(path: Path, what: str) -> tuple[dict[str, Any], bytes]:
-    """What the file says of itself ("header"), or its pixels ("pixels")."""
+    """What the file says of itself ("header"), its pixels ("pixels"), or, of a NIfTI file, its
+    voxels ("volume") or where they are not 0 ("mask")."""
     if path.exists() and not path.is_file():  # a pipe or a device would never end
         raise FilmError("is not a file")
     with path.open("rb") as file:
-        kind = kind_of(file.read(132))
+        start = file.read(132)
+    if what in ("volume", "mask"):
+        require_nifti(start)
+        voxels = (nifti.volume if what == "volume" else nifti.mask)(path)
+        return {"dtype": str(voxels.dtype), "shape": voxels.shape}, voxels.tobytes()
+    kind = kind_of(start)
     if what == "header":
         return {"header": dicom.header(path) if kind == "DICOM" else {}}, b""
     pixels = dicom.pixels(path) if kind == "DICOM" else raster(path, kind)

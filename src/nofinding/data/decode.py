@@ -1,4 +1,5 @@
-"""Films from files: PNG, JPEG and single-frame CR or DX DICOM, decoded where they can do no harm.
+"""Films from files: PNG, JPEG, single-frame CR or DX DICOM, and NIfTI volumes, decoded where they
+can do no harm.
 
 One child process for each process that asks, kept between films, killed when it takes too
 long or too much, and started afresh for the next one.
@@ -8,6 +9,7 @@ import atexit
 import contextlib
 import hashlib
 import json
+import math
 import os
 import select
 import struct
@@ -24,11 +26,11 @@ from typing import Any
 import numpy as np
 
 import nofinding
-from nofinding.data.limits import TIMEOUT, FilmError, check_size, kind_of
+from nofinding.data.limits import TIMEOUT, FilmError, check_decoded, kind_of, require_nifti
 from nofinding.errors import UserError
 from nofinding.types import Pixels, Record
 
-__all__ = ["FilmFile", "check_files", "read_header"]
+__all__ = ["FilmFile", "VolumeFile", "check_files", "read_header"]
 
 TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
 
@@ -79,9 +81,10 @@ class _Child:
         reply: dict[str, Any] = json.loads(self._read(min(length, 2**16), deadline))
         if "dtype" not in reply:
             return reply, b""
-        high, wide = reply["shape"]
-        check_size(wide, high)
-        return reply, self._read(high * wide * np.dtype(reply["dtype"]).itemsize, deadline)
+        shape = tuple(reply["shape"])
+        check_decoded(shape)
+        count = math.prod(shape) * np.dtype(reply["dtype"]).itemsize
+        return reply, self._read(count, deadline)
 
     def _read(self, count: int, deadline: float) -> bytes:
         assert self.process is not None and self.process.stdout is not None
@@ -152,8 +155,11 @@ class FilmFile:
 
     def __call__(self) -> Pixels:
         """(h, w) float32 in [0, 1], dense tissue bright. Raises UserError, one line, file named."""
+        return self._decoded("pixels")
+
+    def _decoded(self, what: str) -> Pixels:
         try:
-            reply, data = _child.ask(self.path, "pixels")
+            reply, data = _child.ask(self.path, what)
         except FilmError as error:
             raise self._error(str(error)) from None
         stored = np.frombuffer(data, dtype=reply["dtype"]).reshape(reply["shape"])
@@ -168,9 +174,13 @@ class FilmFile:
         """Raises UserError where the file is absent or begins like no film; decodes nothing."""
         with self._open() as file:
             try:
-                kind_of(file.read(132))
+                self._look(file.read(132))
             except FilmError as error:
                 raise self._error(str(error)) from None
+
+    @staticmethod
+    def _look(start: bytes) -> None:
+        kind_of(start)
 
     def _open(self) -> BufferedReader:
         try:
@@ -184,6 +194,25 @@ class FilmFile:
 
     def _error(self, reason: str) -> UserError:
         return UserError(": ".join(filter(None, (self.where, f"{self.path} {reason}"))))
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFile(FilmFile):
+    """A NIfTI volume that is still in its file, or the mask of one."""
+
+    mask: bool = False
+    """Whether 1 stands for every voxel that is not 0, on the grid of the volume."""
+
+    def __call__(self) -> Pixels:
+        """(d, h, w) float32 in [0, 1], upright, voxels cubes, at most 256 a side (`nifti.py`).
+
+        Raises UserError, one line, file named.
+        """
+        return self._decoded("mask" if self.mask else "volume")
+
+    @staticmethod
+    def _look(start: bytes) -> None:
+        require_nifti(start)
 
 
 def read_header(path: Path) -> dict[str, str]:

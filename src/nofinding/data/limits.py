@@ -1,9 +1,26 @@
 """How large a film may be, which files are films, and how long decoding may take."""
 
-__all__ = ["MEMORY", "SIDE", "TIMEOUT", "FilmError", "check_size", "kind_of"]
+import math
+
+__all__ = [
+    "MEMORY",
+    "SIDE",
+    "TIMEOUT",
+    "VOLUME_LONGEST",
+    "FilmError",
+    "check_decoded",
+    "check_size",
+    "check_volume",
+    "kind_of",
+    "require_nifti",
+]
 
 SIDE = 20_000  # pixels
 AREA = 100_000_000  # pixels
+VOLUME_SIDE = 4096  # voxels
+VOLUME_BYTES = 2**30  # of voxels, inflated
+VOLUME_VOXELS = 2**28
+VOLUME_LONGEST = 256  # voxels a side of what is decoded: methods see cubes of 32 to 128
 MEMORY = 3 * 2**30  # bytes of address space
 TIMEOUT = 30  # seconds
 
@@ -31,3 +48,32 @@ def check_size(wide: int, high: int) -> None:
         raise FilmError(
             f"is {wide} x {high} pixels; at most {SIDE} a side and {AREA // 10**6} million are read"
         )
+
+
+def require_nifti(start: bytes) -> None:
+    """Refuses a file that begins neither like a NIfTI file nor like a .gz, by its first bytes."""
+    sizes = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 348, 540
+    if not start.startswith((b"\x1f\x8b", *sizes)):
+        raise FilmError("is not a NIfTI file (.nii or .nii.gz)")
+
+
+def check_volume(shape: tuple[int, int, int], bytes_each: int) -> None:
+    """Refuses a volume whose header promises too much, before a voxel of it is read."""
+    if min(shape) < 1:
+        raise FilmError("has no voxels")
+    count = math.prod(shape)
+    if max(shape) > VOLUME_SIDE or count > VOLUME_VOXELS or count * bytes_each > VOLUME_BYTES:
+        raise FilmError(
+            f"is {' x '.join(map(str, shape))} voxels; at most {VOLUME_SIDE} a side, "
+            f"{VOLUME_VOXELS // 10**6} million and {VOLUME_BYTES // 2**30} GiB are read"
+        )
+
+
+def check_decoded(shape: tuple[int, ...]) -> None:
+    """Refuses what no decoder of ours gives: the last word on how much is taken from the child."""
+    if len(shape) == 3:
+        if min(shape) < 1 or max(shape) > VOLUME_LONGEST:
+            raise FilmError("made the decoder fail")
+        return
+    high, wide = shape
+    check_size(wide, high)

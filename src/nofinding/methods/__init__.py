@@ -17,6 +17,8 @@ from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.diffpath import DiffPath
 from nofinding.methods.frozen_knn import FrozenKNN
 from nofinding.methods.invad import InvAD
+from nofinding.methods.ldm_kl import LDMKL
+from nofinding.methods.ldm_ood import LDMOOD
 from nofinding.methods.mad_ad import MADAD
 from nofinding.methods.mambaad import MambaAD
 from nofinding.methods.mddpm import MDDPM
@@ -46,6 +48,8 @@ METHODS: dict[str, type[Detector]] = {
     "pca": PCA,
     "ae": AE,
     "ddpm-ood": DDPMOOD,
+    "ldm-ood": LDMOOD,
+    "ldm-kl": LDMKL,
     "frozen-knn": FrozenKNN,
     "synthetic": Synthetic,
     "vae": VAE,

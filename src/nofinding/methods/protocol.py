@@ -11,7 +11,14 @@ from nofinding.data.ehr import EhrStats
 from nofinding.training import Job
 from nofinding.types import Batch, Scores, Supervision
 
-__all__ = ["Detector", "LearnsFromOthers", "Notes", "Ruled", "WithoutRecord"]
+__all__ = [
+    "Detector",
+    "LearnsFromOthers",
+    "Notes",
+    "Ruled",
+    "WithoutRecord",
+    "dimensions_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +131,11 @@ class LearnsFromOthers(Protocol):
 
         They are of no patient on whom the method is calibrated or judged.
         """
+
+
+def dimensions_of(detector: Detector) -> int:
+    """2 for a detector of films, 3 for one of volumes: option `dimensions`, where there is one."""
+    return int(getattr(detector.config, "dimensions", 2))
 
 
 class WithoutRecord:

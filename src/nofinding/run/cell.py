@@ -31,7 +31,7 @@ from nofinding.errors import UserError
 from nofinding.evaluate.intervals import DRAWS, patient_index
 from nofinding.evaluate.pixels import MappedFilm, measure_pixels, normal_threshold
 from nofinding.methods import METHODS
-from nofinding.methods.protocol import Detector, LearnsFromOthers
+from nofinding.methods.protocol import Detector, LearnsFromOthers, dimensions_of
 from nofinding.run.fitting import apart, meet, others_of, to_device, use_threads
 from nofinding.run.model import save_model
 from nofinding.training import Job
@@ -199,7 +199,10 @@ def _run(cell: Cell) -> Result:
     detector = METHODS[cell.method](config, stats)
 
     def films(records: Sequence[Record]) -> Films:
-        return Films(records, stats, detector.image_size, cell.aspect, FilmCache(cell.cache))
+        cache = FilmCache(cell.cache)
+        return Films(
+            records, stats, detector.image_size, cell.aspect, cache, dimensions_of(detector)
+        )
 
     training, judged = films(share.train), films(share.judged)
     apart(training, judged, "evaluated")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nofinding.data.decode import VolumeFile
 from nofinding.data.split import normals
 from nofinding.errors import UserError
 from nofinding.evaluate import evaluate as assess
@@ -49,6 +50,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         raise UserError(f"--scores {options.scores}: no such file")
     fields = known_fields(options.fields_file)
     cohort = Cohort(options.films, fields)
+    if any(isinstance(record.pixels, VolumeFile) for record in cohort.records):
+        raise UserError(f"{cohort.name}: holds volumes; evaluate judges films (docs/volumes.md)")
     metrics = assess(
         options.scores,
         cohort.records,

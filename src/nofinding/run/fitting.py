@@ -23,7 +23,7 @@ from nofinding.errors import UserError
 from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.pixels import normal_threshold
 from nofinding.methods import METHODS
-from nofinding.methods.protocol import Detector, LearnsFromOthers
+from nofinding.methods.protocol import Detector, LearnsFromOthers, dimensions_of
 from nofinding.run.calibrating import stored_strata
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.gating import save_model_gate
@@ -132,12 +132,13 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     cache = cache_at(options.cache)
     size = detector.image_size
     repeated = cohort.balanced(train, options.balance)
-    training = Films(repeated, stats, size, options.aspect, cache)
-    calibrating = Films(calibration, stats, size, options.aspect, cache)
+    dimensions = dimensions_of(detector)
+    training = Films(repeated, stats, size, options.aspect, cache, dimensions)
+    calibrating = Films(calibration, stats, size, options.aspect, cache, dimensions)
     hashes = apart(training, calibrating, "calibration")
     others = _others(detector, cohort, options, fields)
     if others:
-        beside = Films(others, stats, size, options.aspect, cache)
+        beside = Films(others, stats, size, options.aspect, cache, dimensions)
         apart(beside, calibrating, "calibration")
         meet(detector, beside)
     used = ", ".join(detector.fields_used) or "none"
@@ -157,7 +158,10 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     to_device(detector, options.accelerator)
     scores, threshold = _calibrated(detector, calibrating, options.seed)
     gate: dict[str, Any] = {"fitted": False, "why": "--gate none"}
-    if options.gate == "auto":
+    if options.gate == "auto" and dimensions != 2:
+        say("no input gate: it looks at films, and these are volumes")
+        gate = {"fitted": False, "why": "volumes"}
+    elif options.gate == "auto":
         gate = save_model_gate(options.out, train, calibration, scores, cache, options.seed)
     meta = {
         "preset": options.preset,

@@ -17,6 +17,7 @@ from nofinding.errors import UserError
 from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.table import REFUSED
 from nofinding.gate import DRIFT_LEAST, GATE_LEAST, Eye, Gate, drift, fit_gate, gate_films
+from nofinding.methods.protocol import dimensions_of
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.model import Model
 from nofinding.run.progress import say, tracked
@@ -128,8 +129,15 @@ class Gatekeeper:
         self.reasons: dict[str, str] = {}
         self.drifted: dict[str, Any] = {"tested": False, "why": "the model has no gate"}
         self.points: dict[str, Float[np.ndarray, " k"]] = {}
+        self.why_none = "the model has no input gate: whatever is given is scored"
         if mode == "off":
             self.drifted["why"] = "--gate off"
+            return
+        if dimensions_of(model.detector) != 2:
+            self.why_none = "no input gate: it looks at films, and these are volumes"
+            if other is not None:
+                raise UserError(f"--gate_from {other}: the model scores volumes, gates judge films")
+            say(self.why_none)
             return
         told = model.meta.get("gate") or {}
         if told.get("fitted"):
@@ -203,7 +211,7 @@ class Gatekeeper:
         """What run.json says."""
         note = None
         if self.gate is None and self.mode != "off":
-            note = "the model has no input gate: whatever is given is scored"
+            note = self.why_none
         why = Counter(self.reasons.values())
         refused = len(self.reasons) if self.mode == "refuse" else 0
         return {

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from nofinding.data.batch import Films
 from nofinding.errors import UserError
 from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.table import TRAINED_ON
+from nofinding.methods.protocol import dimensions_of
 from nofinding.run.calibrating import Calibration, Calibrator
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.fitting import to_device, use_threads
@@ -128,6 +130,7 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
         model.detector.image_size,
         model.meta["aspect"],
         cache_at(options.cache),
+        dimensions_of(model.detector),
     )
     to_device(model.detector, "cpu" if options.runtime == "openvino" else options.accelerator)
     parity = None
@@ -322,15 +325,16 @@ def _score_all(
 def write_maps(
     folder: Path,
     ids: Sequence[str],
-    film: Float[np.ndarray, "b h w"],
+    film: Float[np.ndarray, "b *d h w"],
     scores: Scores,
     top: float | None,
     label: str,
 ) -> None:
     """maps/ID.npy and maps/ID.png (the film under the map), normal/ID.npy in [0, 1].
 
-    The colours span 0 to twice `top`, the value that 99 % of normal pixels stay below, so
-    that one colour means one thing in all pictures of a model.
+    Of a volume there are .nii.gz files, too, and the picture shows the slice with the largest
+    value of the map. The colours span 0 to twice `top`, the value that 99 % of normal pixels stay
+    below, so that one colour means one thing in all pictures of a model.
     """
     for name, tensor in (("maps", scores.map), ("normal", scores.normal)):
         if tensor is None:
@@ -339,11 +343,32 @@ def write_maps(
         for i, image_id in enumerate(ids):
             array = tensor[i, 0].float().numpy()
             if name == "normal":
-                np.save(folder / name / f"{image_id}.npy", ((array + 1) / 2).astype(np.float16))
+                array = (array + 1) / 2
+            if array.ndim == 3:
+                write_nifti(folder / name / f"{image_id}.nii.gz", array)
+            if name == "normal":
+                np.save(folder / name / f"{image_id}.npy", array.astype(np.float16))
                 continue
             np.save(folder / name / f"{image_id}.npy", array)
             span = 2 * top if top else float(array.max()) or 1.0
-            overlay(film[i], array / span, label).save(folder / name / f"{image_id}.png")
+            under, heat = film[i], array / span
+            if array.ndim == 3:
+                at = int(array.reshape(len(array), -1).max(1).argmax())
+                under, heat = under[at], heat[at]
+            overlay(under, heat, label).save(folder / name / f"{image_id}.png")
+
+
+def write_nifti(path: Path, volume: Float[np.ndarray, "d h w"]) -> None:
+    """The volume on its own grid, a unit a voxel, turned so that right, front and up are told.
+
+    Where the volume lay in the scanner is not kept: what is scored is a cube of other voxels.
+    """
+    nibabel: Any = import_module("nibabel")  # here: it takes a moment, and films need none of it
+
+    upright = np.ascontiguousarray(volume.transpose(2, 1, 0)[::-1, ::-1], dtype=np.float32)
+    image = nibabel.Nifti1Image(upright, np.eye(4))
+    image.header.set_xyzt_units("unknown")
+    nibabel.save(image, path)
 
 
 def overlay(

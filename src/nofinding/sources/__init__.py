@@ -1,5 +1,6 @@
 """Where records come from. `SOURCES` is a plain dict: adding a dataset is one file, one line."""
 
+from nofinding.sources.nifti import NIFTI
 from nofinding.sources.phantom import PHANTOM
 from nofinding.sources.protocol import Source
 from nofinding.sources.synthetic import Synthetic
@@ -7,5 +8,5 @@ from nofinding.sources.table import TABLE
 
 __all__ = ["SOURCES", "Source"]
 
-SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE)}
-SOURCES["synthetic"] = Synthetic(of=dict(SOURCES))  # over any of the others
+SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE, NIFTI)}
+SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films

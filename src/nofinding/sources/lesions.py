@@ -15,7 +15,7 @@ import numpy as np
 from nofinding.data.decode import FilmFile
 from nofinding.errors import UserError
 from nofinding.sources.rows import read_header, read_rows
-from nofinding.types import Lesion
+from nofinding.types import Lesion, Pixels
 
 __all__ = ["Box", "BoxLesion", "MaskLesion", "read_boxes"]
 
@@ -41,7 +41,7 @@ class BoxLesion:
 
     def __call__(self) -> Lesion:
         """On the grid of the film's pixels, which are decoded for their number."""
-        high, wide = self.film().shape
+        high, wide = self.film().shape[-2:]
         lesion = np.zeros((high, wide), dtype=np.bool_)
         for box in self.boxes:
             left, right = box.left * wide / ORIGINAL, (box.left + box.wide) * wide / ORIGINAL
@@ -53,7 +53,7 @@ class BoxLesion:
 
 @dataclass(frozen=True, slots=True)
 class MaskLesion:
-    """True where the mask's picture is not black."""
+    """True where the mask's picture is not black, or where the mask's volume is not 0."""
 
     mask: FilmFile
     film: FilmFile
@@ -63,10 +63,14 @@ class MaskLesion:
         mask, film = self.mask(), self.film()
         if mask.shape != film.shape:
             raise UserError(
-                f"{self.mask.where}: {self.mask.path} is {mask.shape[1]} x {mask.shape[0]} "
-                f"pixels, its film {film.shape[1]} x {film.shape[0]}"
+                f"{self.mask.where}: {self.mask.path} is {_size(mask)} pixels, its film "
+                f"{_size(film)}"
             )
         return np.asarray(mask > 0, dtype=np.bool_)
+
+
+def _size(pixels: Pixels) -> str:
+    return " x ".join(str(side) for side in reversed(pixels.shape))
 
 
 def read_boxes(file: Path) -> dict[str, tuple[Box, ...]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from nofinding.data.decode import FilmFile
+from nofinding.data.decode import FilmFile, VolumeFile
 from nofinding.data.ehr import EhrField, convert, parse, plausible
 from nofinding.errors import UserError
 from nofinding.sources.lesions import Box, BoxLesion, MaskLesion, read_boxes
@@ -46,6 +46,7 @@ class _Layout:
     plain: dict[str, int]
     ehr: tuple[_Column, ...]
     boxes: Mapping[str, tuple[Box, ...]]
+    volumes: bool = False
 
     def text(self, cells: list[str], name: str) -> str:
         """The cell's text, empty where there is no such column."""
@@ -54,10 +55,11 @@ class _Layout:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The source: reads a table of films, row by row."""
+    """The source: reads a table of films, or of NIfTI volumes (`nifti.py`), row by row."""
 
     name: str = "table"
     summary: str = "films listed in a CSV or Parquet table, with any fields of the record"
+    volumes: bool = False
 
     def read(self, root: str, fields: Mapping[str, EhrField]) -> Iterator[Record]:
         """The rows as records, in order; pixels are decoded when they are asked for.
@@ -66,7 +68,7 @@ class Table:
         no `path`, an image_id given twice, an unknown category or split, a number that is none.
         """
         file = Path(root).expanduser()
-        layout = _layout(file, fields)
+        layout = _layout(file, fields, self.volumes)
         rows: dict[str, int] = {}
         for row, cells in read_rows(file):
             record = _record(layout, fields, row, cells)
@@ -79,7 +81,7 @@ class Table:
 
     def offers(self, root: str, fields: Mapping[str, EhrField]) -> tuple[str, ...]:
         """The fields that have a column, whether or not anything stands in it."""
-        columns = _layout(Path(root).expanduser(), fields).ehr
+        columns = _layout(Path(root).expanduser(), fields, self.volumes).ehr
         offered = {column.field.name for column in columns}
         return tuple(name for name in fields if name in offered)
 
@@ -87,7 +89,7 @@ class Table:
 TABLE = Table()
 
 
-def _layout(file: Path, fields: Mapping[str, EhrField]) -> _Layout:
+def _layout(file: Path, fields: Mapping[str, EhrField], volumes: bool) -> _Layout:
     """What each column is, from the titles alone; every unit is tried before a row is read."""
     plain: dict[str, int] = {}
     ehr: dict[str, _Column] = {}
@@ -106,7 +108,8 @@ def _layout(file: Path, fields: Mapping[str, EhrField]) -> _Layout:
             ehr[name] = _Column(place, title.strip(), fields[name], unit)
     if "path" not in plain:
         raise UserError(f"{file}: has no column 'path'")
-    return _Layout(file, plain, tuple(ehr.values()), read_boxes(file.parent / "boxes.csv"))
+    boxes = {} if volumes else read_boxes(file.parent / "boxes.csv")
+    return _Layout(file, plain, tuple(ehr.values()), boxes, volumes)
 
 
 def _record(layout: _Layout, fields: Mapping[str, EhrField], row: int, cells: list[str]) -> Record:
@@ -114,8 +117,9 @@ def _record(layout: _Layout, fields: Mapping[str, EhrField], row: int, cells: li
     path = layout.text(cells, "path")
     if not path or "\0" in path:
         raise UserError(f"{where}, column path: is empty")
-    film = FilmFile(layout.file.parent / path, where)
-    image_id = layout.text(cells, "image_id") or film.path.stem
+    film = (VolumeFile if layout.volumes else FilmFile)(layout.file.parent / path, where)
+    stem = film.path.stem.removesuffix(".nii") if layout.volumes else film.path.stem
+    image_id = layout.text(cells, "image_id") or stem
     if not _names_a_file(image_id):
         raise UserError(
             f"{where}, column image_id: {image_id[:40]!r} must be able to name a file: at most "
@@ -179,7 +183,9 @@ def _lesion(
     layout: _Layout, cells: list[str], film: FilmFile, where: str
 ) -> MaskLesion | BoxLesion | None:
     if mask := layout.text(cells, "mask"):
-        return MaskLesion(FilmFile(layout.file.parent / mask, f"{where}, column mask"), film)
+        drawn, named = layout.file.parent / mask, f"{where}, column mask"
+        file = VolumeFile(drawn, named, mask=True) if layout.volumes else FilmFile(drawn, named)
+        return MaskLesion(file, film)
     if boxes := layout.boxes.get(film.path.stem):
         return BoxLesion(boxes, film)
     return None
