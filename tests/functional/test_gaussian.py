@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import LedoitWolf, ShrunkCovariance
 from torch import Tensor
 
-from nofinding.functional.gaussian import distance, fit_gaussian, ledoit_wolf, out_of_fold
+from nofinding.functional.gaussian import distance, fit_gaussian, ledoit_wolf, out_of_fold, shrunk
 
 
 def samples(n: int, d: int, seed: int = 0) -> Tensor:
@@ -22,6 +22,16 @@ def test_shrinkage_is_scikit_learns(n: int, d: int) -> None:
     x = samples(n, d)
     wanted = LedoitWolf().fit(x.double().numpy()).covariance_
     torch.testing.assert_close(ledoit_wolf(x), torch.from_numpy(wanted), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_a_given_shrinkage_is_scikit_learns(share: float) -> None:
+    x = samples(30, 5)
+    wanted = torch.from_numpy(ShrunkCovariance(shrinkage=share).fit(x.double().numpy()).covariance_)
+    torch.testing.assert_close(shrunk(x, share), wanted, rtol=1e-10, atol=1e-10)
+    of = fit_gaussian(x, shrinkage=share)
+    inverse = (of.whiten.T @ of.whiten).double()
+    torch.testing.assert_close(inverse, torch.linalg.inv(wanted), rtol=1e-3, atol=1e-4)
 
 
 def test_few_samples_still_give_every_direction_a_spread() -> None:

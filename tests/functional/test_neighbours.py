@@ -7,7 +7,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 from torch import Generator, Tensor
 
-from nofinding.functional.neighbours import k_centre, nearest
+from nofinding.functional.neighbours import k_centre, nearest, random_projection
 
 
 def points(count: int, seed: int, offset: float = 0.0) -> Tensor:
@@ -81,3 +81,19 @@ def test_k_centre_follows_its_generator() -> None:
     assert first[0] != other[0]
     with pytest.raises(ValueError, match="a coreset of 81 from 80 points"):
         k_centre(cloud, 81, Generator())
+
+
+def test_a_long_choice_says_how_far_it_is() -> None:
+    told: list[int] = []
+    k_centre(points(30, 6), 5, Generator().manual_seed(0), told.append)
+    assert told == [2, 3, 4, 5]
+
+
+def test_a_random_projection_keeps_distances_on_average() -> None:
+    cloud = torch.randn(60, 400, generator=Generator().manual_seed(7))
+    found = random_projection(cloud, 64, Generator().manual_seed(8))
+    assert found.shape == (60, 64)
+    ratio = torch.pdist(found).square() / torch.pdist(cloud).square()
+    assert ratio.mean() == pytest.approx(1, abs=0.03)
+    assert ratio.std() == pytest.approx((2 / 64) ** 0.5, rel=0.25)  # of a chi-square over 64
+    assert random_projection(cloud, 400, Generator()) is cloud

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-__all__ = ["Gaussian", "distance", "fit_gaussian", "ledoit_wolf", "out_of_fold"]
+__all__ = ["Gaussian", "distance", "fit_gaussian", "ledoit_wolf", "out_of_fold", "shrunk"]
 
 
 class Gaussian(NamedTuple):
@@ -34,17 +34,30 @@ def ledoit_wolf(x: Float[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
     return (1 - share) * sample + share * sphere
 
 
+def shrunk(x: Float[Tensor, "n d"], share: float) -> Float64[Tensor, "d d"]:
+    """The covariance with `share` (0 to 1) of a sphere of the same mean variance mixed in."""
+    centred = x.double() - x.double().mean(0)
+    sample = centred.T @ centred / len(x)
+    sphere = sample.diagonal().mean() * torch.eye(len(sample), dtype=torch.float64, device=x.device)
+    return (1 - share) * sample + share * sphere
+
+
 def fit_gaussian(
-    x: Float[Tensor, "n d"], nuisance: Float[Tensor, "m d"] | None = None, *, least: float = 1e-6
+    x: Float[Tensor, "n d"],
+    nuisance: Float[Tensor, "m d"] | None = None,
+    *,
+    least: float = 1e-6,
+    shrinkage: float | None = None,
 ) -> Gaussian:
     """The Gaussian of normal films' features, wide where features only follow the acquisition.
 
     `nuisance` are the changes that another exposure or position made to the features of the same
     film. Their second moment is added to the covariance, so that a step in such a direction
     counts little (within-class covariance normalisation, Hatch et al., Interspeech 2006).
-    `least` is a floor of the variance, relative to its mean.
+    `least` is a floor of the variance, relative to its mean; `shrinkage` replaces the share of a
+    sphere that Ledoit and Wolf advise.
     """
-    covariance = ledoit_wolf(x)
+    covariance = ledoit_wolf(x) if shrinkage is None else shrunk(x, shrinkage)
     if nuisance is not None and len(nuisance):
         changes = nuisance.double()
         covariance = covariance + changes.T @ changes / len(changes)

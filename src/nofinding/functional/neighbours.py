@@ -1,12 +1,13 @@
 """Distances to the nearest of many points, and a small set of points that covers them all."""
 
+from collections.abc import Callable
 from math import sqrt
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-__all__ = ["k_centre", "nearest"]
+__all__ = ["k_centre", "nearest", "random_projection"]
 
 # Looked at exactly beyond the k asked for: the fast distances only nearly rank the points.
 SPARE = 8
@@ -48,26 +49,53 @@ def _nearest(query: Tensor, memory: Tensor, k: int, chunk: int) -> tuple[Tensor,
     return distance, place.gather(1, chosen)
 
 
+def random_projection(
+    points: Float[Tensor, "n d"], dimension: int, generator: Generator
+) -> Float[Tensor, "n e"]:
+    """The points in fewer dimensions, their distances about the same (Johnson, Lindenstrauss 1984).
+
+    By a Gaussian matrix, scaled so that a squared distance is right on average. Points that have
+    no more than `dimension` numbers stay as they are.
+    """
+    width = points.shape[1]
+    if width <= dimension:
+        return points
+    matrix = torch.randn(width, dimension, generator=generator) / sqrt(dimension)
+    return points @ matrix.to(points)
+
+
 def k_centre(
-    points: Float[Tensor, "n d"], size: int, generator: Generator
+    points: Float[Tensor, "n d"],
+    size: int,
+    generator: Generator,
+    on_choice: Callable[[int], None] | None = None,
 ) -> tuple[Int64[Tensor, " m"], float]:
     """Chooses points such that no other is far from its nearest chosen one.
 
     Gives their indices in the order of choice, and the largest such distance. Greedy: begins
     with a random point and adds the one farthest from those chosen (Gonzalez 1985; Sener and
     Savarese 2018, algorithm 1; the coreset of PatchCore, Roth et al. 2022, eq. 5), which is at
-    most twice as far as the best choice. Raises ValueError unless 1 <= size <= n.
+    most twice as far as the best choice. `on_choice` is told how many are chosen: large sets
+    take minutes. Needs memory for one number a point. Raises ValueError unless 1 <= size <= n.
     """
     if not 1 <= size <= len(points):
         raise ValueError(f"a coreset of {size} from {len(points)} points")
     first = int(torch.randint(len(points), (), generator=generator))
     chosen = [first]
-    # Squared distance to the nearest chosen point; -1 where chosen, so that nothing comes twice.
-    far = (points - points[first]).square().sum(1)
+    # Distance to the nearest chosen point; -1 where chosen, so that nothing comes twice.
+    far = _from_one(points, first)
     far[first] = -1
     while len(chosen) < size:
         farthest = int(far.argmax())
         chosen.append(farthest)
-        far = torch.minimum(far, (points - points[farthest]).square().sum(1))
+        far = torch.minimum(far, _from_one(points, farthest))
         far[farthest] = -1
-    return torch.tensor(chosen, device=points.device), sqrt(max(0.0, float(far.max())))
+        if on_choice is not None:
+            on_choice(len(chosen))
+    return torch.tensor(chosen, device=points.device), max(0.0, float(far.max()))
+
+
+def _from_one(points: Tensor, index: int) -> Tensor:
+    """Distances to one of the points, directly: no products that cancel, no copy of all points."""
+    one = points[index : index + 1]
+    return torch.cdist(points, one, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]

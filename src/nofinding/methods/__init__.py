@@ -12,6 +12,8 @@ from nofinding.methods.ddpm import DDPM
 from nofinding.methods.ddpm_ood import DDPMOOD
 from nofinding.methods.ddpm_pcm import DDPMPCM
 from nofinding.methods.diad import DiAD
+from nofinding.methods.cfa import CFA
+from nofinding.methods.deep_knn import DeepKNN
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.diffpath import DiffPath
@@ -28,6 +30,10 @@ from nofinding.methods.osd_irf import OSDIRF
 from nofinding.methods.pca import PCA
 from nofinding.methods.pddpm import PDDPM
 from nofinding.methods.pixel_knn import PixelKNN
+from nofinding.methods.mahalanobis import Mahalanobis
+from nofinding.methods.mean_grey import MeanGrey
+from nofinding.methods.padim import PaDiM
+from nofinding.methods.patchcore import PatchCore
 from nofinding.methods.protocol import Detector
 from nofinding.methods.rd4ad import RD4AD
 from nofinding.methods.synthetic import Synthetic
@@ -73,4 +79,9 @@ METHODS: dict[str, type[Detector]] = {
     "pddpm": PDDPM,
     "cddpm": CDDPM,
     "mddpm": MDDPM,
+    "patchcore": PatchCore,
+    "mahalanobis": Mahalanobis,
+    "padim": PaDiM,
+    "cfa": CFA,
+    "deep-knn": DeepKNN,
 }

@@ -2,10 +2,11 @@
 
 `load_features` is the one place that knows which backbones there are: EfficientNet-Lite0, whose
 weights come with the package, or, with the extra `nofinding[backbones]`, any of timm or of
-transformers whose weights the user has.
+transformers whose weights the user has (`zoo.py`).
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,12 @@ class FeatureMaps(nn.Module):
 
     widths: tuple[int, ...]
     """Channels of each map."""
+    fingerprint: int = 0
+    """Tells weights apart that are read from outside; 0 for those that come with the package."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode: it is frozen, batch statistics too."""
+        return super().train(False)
 
     def forward(self, image: Float[Tensor, "b 1 h w"]) -> list[Tensor]:
         """Maps (b, c, i, j) in the order of the layers asked for."""
@@ -46,16 +53,22 @@ class EfficientNetMaps(FeatureMaps):
         found = self.net.features(rgb, self.layers)
         return [found[block] for block in self.layers]
 
-    def train(self, mode: bool = True) -> "EfficientNetMaps":
-        """Stays in evaluation mode: it is frozen, batch statistics too."""
-        return super().train(False)
-
 
 def load_features(backbone: str, layers: Sequence[int]) -> FeatureMaps:
     """The frozen backbone, in evaluation mode, on the CPU. Its weights are no part of a model.
 
-    Raises UserError for an unknown backbone or layer, or where its extra is not installed.
+    `backbone` is efficientnet-lite0, timm:NAME or transformers:NAME, with a folder for the name
+    if its weights lie in one. Nothing is downloaded, no pickle is read. Raises UserError for an
+    unknown backbone or layer, or where its extra is not installed or its weights are not there.
     """
     if backbone == EFFICIENTNET:
         return EfficientNetMaps(layers)
-    raise UserError(f"backbone {backbone!r}: not known; there is {EFFICIENTNET}")
+    kind, colon, name = backbone.partition(":")
+    if kind not in ("timm", "transformers") or not colon or not name:
+        raise UserError(
+            f"backbone {backbone!r}: not known; give {EFFICIENTNET}, timm:NAME-or-FOLDER or "
+            "transformers:NAME-or-FOLDER"
+        )
+    from nofinding.nets.zoo import load_timm, load_transformers  # knows this file
+
+    return load_timm(name, layers) if kind == "timm" else load_transformers(name, layers)
