@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Block", "Fusion", "Resample", "ReverseDecoder", "Student", "stage"]
+__all__ = ["Block", "Fusion", "Resample", "ReverseDecoder", "Student", "first_weights", "stage"]
 
 Block = Literal["basic", "bottleneck"]
 Resample = Literal["down", "up", "same"]
@@ -85,6 +85,13 @@ def stage(
     return nn.Sequential(first, *more)
 
 
+def first_weights(net: nn.Module) -> None:
+    """Draws the convolutions' weights as He et al. 2015 have it for ReLU, by what goes out."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def _halve(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
@@ -108,6 +115,7 @@ class Fusion(nn.Module):
             for level in range(len(widths))
         )
         self.embed = stage(len(widths) * widths[-1], embedding, depth, block, "down")
+        first_weights(self)
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b e i j"]:
         """The embedding, at half the sides of the coarsest map."""
@@ -129,6 +137,7 @@ class ReverseDecoder(nn.Module):
             stage(a, b, depth, block, "up")
             for (a, b), depth in zip(pairwise(channels), depths, strict=True)
         )
+        first_weights(self)
 
     def forward(self, x: Float[Tensor, "b e i j"]) -> list[Tensor]:
         """Maps of the teacher's shapes, finest first."""
@@ -145,9 +154,6 @@ class Student(nn.Module):
     def __init__(self, fusion: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.fusion, self.decoder = fusion, decoder
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """What a student that only knows normal films makes of them."""

@@ -15,7 +15,7 @@ from mambapy.pscan import pscan  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from nofinding.functional.hilbert import directions
-from nofinding.nets.reverse import stage
+from nofinding.nets.reverse import first_weights, stage
 
 __all__ = ["HalfFPN", "HybridStateSpace", "LocalStateSpace", "MambaDecoder", "selective_scan"]
 
@@ -206,6 +206,7 @@ class HalfFPN(nn.Module):
         self.side = nn.ModuleList(_convolved(w, w, 1, 1) for w in widths[1:])
         self.fuse = _convolved(widths[-1], widths[-1], 1, 1)
         self.embed = stage(widths[-1], embedding, depth, "bottleneck", "down", narrow=4)
+        first_weights(self)
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b e i j"]:
         """The embedding, at half the sides of the coarsest map."""
