@@ -13,7 +13,7 @@ from nofinding.data.ehr import EhrStats
 from nofinding.data.image import Aspect, fit_square
 from nofinding.types import Batch, Record
 
-__all__ = ["Films"]
+__all__ = ["Films", "Joined"]
 
 MEMORY = 2 * 2**30  # bytes of prepared films that are kept
 
@@ -87,3 +87,30 @@ class Films:
         """The first 16 hex digits of the prepared film's SHA-256: equal films, equal hashes."""
         film = np.ascontiguousarray(self._film(index), dtype="<u2")
         return hashlib.sha256(film.tobytes()).hexdigest()[:16]
+
+
+class Joined(Films):
+    """Several sets of films one after the other, as one. Decodes and keeps nothing twice."""
+
+    def __init__(self, *parts: Films) -> None:
+        """Raises ValueError where they differ in size, aspect or record."""
+        first = parts[0]
+        for part in parts[1:]:
+            if (part.size, part.aspect, part.stats) != (first.size, first.aspect, first.stats):
+                raise ValueError(
+                    f"films of {part.size} pixels ({part.aspect}) cannot join films of "
+                    f"{first.size} ({first.aspect}), nor ones of another record"
+                )
+        self.ids = tuple(image_id for part in parts for image_id in part.ids)
+        self.stats, self.size, self.aspect = first.stats, first.size, first.aspect
+        self._parts = parts
+        self._ehr = torch.cat([part._ehr for part in parts])
+        self._known = torch.cat([part._known for part in parts])
+
+    def _film(self, index: int) -> UInt16[np.ndarray, "s s"]:
+        index = range(len(self))[index]
+        for part in self._parts:
+            if index < len(part):
+                return part._film(index)
+            index -= len(part)
+        raise AssertionError("unreachable: the parts are as long as the whole")
