@@ -11,6 +11,7 @@ from nofinding.methods.protocol import Detector
 from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thor import THOR
 from nofinding.methods.thumbnail import Thumbnail
+from nofinding.methods.wolleb import Wolleb
 
 __all__ = ["METHODS", "Detector"]
 
@@ -25,4 +26,5 @@ METHODS: dict[str, type[Detector]] = {
     "conditioned-ddad": ConditionedDDAD,
     "autoddpm": AutoDDPM,
     "thor": THOR,
+    "wolleb": Wolleb,
 }
