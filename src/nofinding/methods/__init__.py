@@ -12,6 +12,7 @@ from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thor import THOR
 from nofinding.methods.thumbnail import Thumbnail
 from nofinding.methods.wolleb import Wolleb
+from nofinding.methods.zero_shot import ZeroShot
 
 __all__ = ["METHODS", "Detector"]
 
@@ -27,4 +28,5 @@ METHODS: dict[str, type[Detector]] = {
     "autoddpm": AutoDDPM,
     "thor": THOR,
     "wolleb": Wolleb,
+    "zero-shot": ZeroShot,
 }
