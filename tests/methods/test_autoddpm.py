@@ -56,8 +56,8 @@ def test_the_film_stays_outside_the_mask_and_is_repaired_inside() -> None:
     found = made.stitched(image, -image, mask, generators(0, range(2)))
     assert torch.equal(found[..., 16:], image[..., 16:])
     torch.testing.assert_close(found[..., :16], torch.zeros(2, 1, 32, 16), rtol=0, atol=1e-5)
-    assert [k for k, _ in asked] == [50, 50, 50, 33, 33, 33, 17, 17, 17]
-    assert made.network_calls == 6 + 9 + 2
+    assert [k for k, _ in asked] == [50, 50, 50, 25, 25, 25]
+    assert made.network_calls == 5 + 6 + 2
 
 
 def test_it_begins_at_both_films_under_noise_of_the_first_level() -> None:
@@ -124,8 +124,8 @@ def test_few_pixels_of_normal_films_are_beyond_and_the_map_ends_at_the_mask() ->
 
 
 def test_impossible_settings_are_refused_in_one_line() -> None:
-    with pytest.raises(UserError, match="stitch_start: 3 levels from 2 down; give 1 to 2"):
-        detector(stitch_start=2)
+    with pytest.raises(UserError, match="stitch_start: 2 levels from 1 down; give 1 to 1"):
+        detector(stitch_start=1)
     with pytest.raises(UserError, match="percentile: 100"):
         detector(percentile=100.0)
     with pytest.raises(UserError, match="resamplings: 0"):

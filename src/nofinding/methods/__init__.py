@@ -40,6 +40,8 @@ from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thor import THOR
 from nofinding.methods.thumbnail import Thumbnail
 from nofinding.methods.vae import VAE
+from nofinding.methods.wolleb import Wolleb
+from nofinding.methods.zero_shot import ZeroShot
 
 __all__ = ["METHODS", "Detector"]
 
@@ -84,4 +86,6 @@ METHODS: dict[str, type[Detector]] = {
     "padim": PaDiM,
     "cfa": CFA,
     "deep-knn": DeepKNN,
+    "wolleb": Wolleb,
+    "zero-shot": ZeroShot,
 }
