@@ -6,7 +6,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 
-from nofinding.functional.neighbourhoods import blur, enlarge, join, neighbourhoods, pool_channels, rows
+from nofinding.functional.neighbourhoods import (
+    blur,
+    enlarge,
+    join,
+    neighbourhoods,
+    pool_channels,
+    rows,
+)
 
 
 def maps(*shape: int, seed: int = 0) -> Tensor:

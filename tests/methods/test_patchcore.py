@@ -9,8 +9,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from nofinding.errors import UserError
-from nofinding.functional.neighbours import nearest
 from nofinding.functional.neighbourhoods import rows
+from nofinding.functional.neighbours import nearest
 from nofinding.methods.patchcore import PatchCore, PatchCoreConfig, reweighting
 from nofinding.training import Job
 from small_films import NO_RECORD, films

@@ -5,15 +5,15 @@ from nofinding.methods.ae_u import AEU
 from nofinding.methods.anoddpm import AnoDDPM
 from nofinding.methods.autoddpm import AutoDDPM
 from nofinding.methods.cddpm import CDDPM
+from nofinding.methods.cfa import CFA
 from nofinding.methods.conditioned_ddad import ConditionedDDAD
 from nofinding.methods.ddad import DDAD, DDADIntra
 from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
 from nofinding.methods.ddpm import DDPM
 from nofinding.methods.ddpm_ood import DDPMOOD
 from nofinding.methods.ddpm_pcm import DDPMPCM
-from nofinding.methods.diad import DiAD
-from nofinding.methods.cfa import CFA
 from nofinding.methods.deep_knn import DeepKNN
+from nofinding.methods.diad import DiAD
 from nofinding.methods.diff3m import Diff3M
 from nofinding.methods.diff3m_f import Diff3MF
 from nofinding.methods.diffpath import DiffPath
@@ -22,18 +22,17 @@ from nofinding.methods.invad import InvAD
 from nofinding.methods.ldm_kl import LDMKL
 from nofinding.methods.ldm_ood import LDMOOD
 from nofinding.methods.mad_ad import MADAD
+from nofinding.methods.mahalanobis import Mahalanobis
 from nofinding.methods.mambaad import MambaAD
 from nofinding.methods.mddpm import MDDPM
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.methods.memae import MemAE
 from nofinding.methods.osd_irf import OSDIRF
+from nofinding.methods.padim import PaDiM
+from nofinding.methods.patchcore import PatchCore
 from nofinding.methods.pca import PCA
 from nofinding.methods.pddpm import PDDPM
 from nofinding.methods.pixel_knn import PixelKNN
-from nofinding.methods.mahalanobis import Mahalanobis
-from nofinding.methods.mean_grey import MeanGrey
-from nofinding.methods.padim import PaDiM
-from nofinding.methods.patchcore import PatchCore
 from nofinding.methods.protocol import Detector
 from nofinding.methods.rd4ad import RD4AD
 from nofinding.methods.synthetic import Synthetic

@@ -15,8 +15,8 @@ from torch import Generator, Tensor, nn
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
-from nofinding.functional.neighbours import nearest
 from nofinding.functional.neighbourhoods import enlarge, join, neighbourhoods, rows
+from nofinding.functional.neighbours import nearest
 from nofinding.methods.frozen import WRN50, Frozen, FrozenConfig
 from nofinding.methods.protocol import Notes
 from nofinding.training import Job, TrainConfig, train

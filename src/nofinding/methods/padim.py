@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nofinding.data.batch import Films
 from nofinding.errors import UserError
-from nofinding.functional.noise import generators
 from nofinding.functional.neighbourhoods import enlarge, join
+from nofinding.functional.noise import generators
 from nofinding.methods.frozen import WRN50, Frozen, FrozenConfig
 from nofinding.methods.protocol import Notes
 from nofinding.training import Job

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nofinding.data.batch import Films
 from nofinding.errors import UserError
+from nofinding.functional.neighbourhoods import enlarge, join, neighbourhoods, pool_channels, rows
 from nofinding.functional.neighbours import k_centre, nearest, random_projection
 from nofinding.functional.noise import generators
-from nofinding.functional.neighbourhoods import enlarge, join, neighbourhoods, pool_channels, rows
 from nofinding.methods.frozen import WRN50, Frozen, FrozenConfig
 from nofinding.methods.protocol import Notes
 from nofinding.training import Job

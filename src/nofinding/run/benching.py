@@ -96,7 +96,9 @@ def bench(options: BenchOptions) -> Path:
         share_of(cohort, name, options, chosen, fields)
         for cohort, name in zip(cohorts, names, strict=True)
     ]
-    cells = [cell for share in shares for cell in _cells(share, options, chosen)]
+    # One method after the other on all cohorts: a grid that is cut short still compares cohorts.
+    grids = [list(_cells(share, options, chosen)) for share in shares]
+    cells = [cell for row in zip(*grids, strict=True) for cell in row]
     options.out.mkdir(parents=True, exist_ok=True)
     recipe = None if options.recipe is None else recipe_of(options.recipe)
     for share in shares:
