@@ -16,7 +16,7 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.errors import UserError
 from nofinding.methods import METHODS, Detector
-from nofinding.methods.protocol import LearnsFromOthers
+from nofinding.methods.protocol import LearnsFromOthers, Notes
 from nofinding.training import Job
 from nofinding.types import Batch, Pixels, Record, Scores, Supervision
 
@@ -94,12 +94,16 @@ class Fitted:
         return Films(records, STATS, self.detector.image_size)
 
 
-def learn(detector: Detector) -> Detector:
+QUIET = Job(progress=False, accelerator="cpu")
+
+
+def learn(detector: Detector, job: Job = QUIET) -> Detector:
     """Fits it, after it met other films where it learns from such."""
     if isinstance(detector, LearnsFromOthers):
         detector.meet(Films(OTHERS[detector.OTHERS], STATS, detector.image_size))
     films = Films(TRAIN, STATS, detector.image_size)
-    return detector.fit(films, seed=7, job=Job(progress=False, accelerator="cpu"))
+    assert detector.fit(films, seed=7, job=job) is detector
+    return detector
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -151,12 +155,21 @@ def test_it_says_what_it_is(name: str) -> None:
     kind = METHODS[name]
     assert kind.name == name
     assert kind.summary and "\n" not in kind.summary and kind.paper
+    assert len(kind.summary) <= 75
     assert {"tiny", "small"} <= kind.PRESETS.keys()
     assert kind.PRESETS["small"] == kind.Config()
     assert kind.Config.__dataclass_params__.frozen
     detector = kind(kind.PRESETS["tiny"], STATS)
     assert isinstance(detector, Detector)
     assert detector.image_size >= 1
+    assert type(detector.network_calls) is int and detector.network_calls >= 0
+    assert set(detector.fields_used) <= set(FIELD_NAMES)
+    assert bool(detector.fields_used) == detector.uses_ehr
+    assert all(isinstance(preset, kind.Config) for preset in kind.PRESETS.values())
+    assert isinstance(kind.notes, Notes)
+    for part in dataclasses.fields(Notes):
+        text = getattr(kind.notes, part.name).strip()
+        assert text.endswith("."), f"notes.{part.name}: {text!r} is no whole sentence"
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind.PRESETS["tiny"].image_size = 1
 
@@ -191,6 +204,50 @@ def test_scores_are_finite_and_maps_lie_on_the_film(fitted: Fitted) -> None:
         assert part.isfinite().all()
 
 
+def test_score_only_looks(fitted: Fitted) -> None:
+    """Neither the batch nor what was learnt changes; nothing is left on a device or a graph."""
+    batch = Batch(
+        *(t.clone() for t in (fitted.batch.image, fitted.batch.ehr, fitted.batch.known)),
+        fitted.batch.ids,
+    )
+    before = {name: value.clone() for name, value in fitted.detector.state().items()}
+    scores = fitted.detector.score(batch, seed=3)
+    for name in ("image", "ehr", "known"):
+        assert torch.equal(getattr(batch, name), getattr(fitted.batch, name)), f"{name} changed"
+    after = fitted.detector.state()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before), "score learns"
+    given = (scores.score, scores.map, scores.normal, *scores.parts.values())
+    for tensor in given:
+        if tensor is not None:
+            assert tensor.device.type == "cpu" and not tensor.requires_grad
+            assert tensor.dtype == torch.float32
+
+
+def test_nothing_learnt_nothing_scored(fitted: Fitted) -> None:
+    """Neither before `fit`, nor after an empty state was loaded over a fitted one."""
+    if not fitted.detector.state():
+        pytest.skip("this method learns nothing")
+    detector = fitted.new()
+    assert not detector.state(), "a state of what was not learnt"
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"^{fitted.kind.name}: .*not fitted"):
+            detector.score(fitted.batch)
+        detector.load_state(fitted.detector.state())
+        detector.score(rows(fitted.batch, [0]))
+        detector.load_state({})
+
+
+def test_no_film_is_refused(fitted: Fitted) -> None:
+    detector = fitted.new()
+    if not fitted.detector.state():
+        pytest.skip("this method learns nothing")
+    if isinstance(detector, LearnsFromOthers):
+        detector.meet(fitted.films(OTHERS[detector.OTHERS]))
+    with pytest.raises(UserError, match=r"\b(0|no)\b"):
+        detector.fit(fitted.films([]), job=Job(progress=False, accelerator="cpu"))
+
+
 def test_a_film_alone_scores_as_in_company(fitted: Fitted) -> None:
     together = fitted.detector.score(fitted.batch, seed=3)
     for i in range(len(fitted.batch.ids)):
@@ -223,7 +280,7 @@ def test_state_survives_a_checkpoint(fitted: Fitted, tmp_path: Path) -> None:
     assert_same(other.score(fitted.batch), wanted, spread(wanted))
 
 
-def test_same_seed_same_scores_and_no_global_chance(fitted: Fitted) -> None:
+def test_same_seed_same_scores_and_no_global_chance(fitted: Fitted, tmp_path: Path) -> None:
     torch.manual_seed(99)  # not the seed that the fixture's fit began from
     before = torch.get_rng_state()
     wanted = fitted.detector.score(fitted.batch, seed=3)
@@ -235,9 +292,17 @@ def test_same_seed_same_scores_and_no_global_chance(fitted: Fitted) -> None:
         return
     other = fitted.new()
     before = torch.get_rng_state()
-    learn(other)
+    job = dataclasses.replace(QUIET, folder=tmp_path)
+    learn(other, job)
     assert torch.equal(torch.get_rng_state(), before), "fit draws from torch's global state"
     assert_same(other.score(fitted.batch, seed=3), wanted, spread(wanted))
+
+    if not any(tmp_path.rglob("step-*.json")):  # nothing was trained in the loop
+        return
+    with pytest.raises(UserError, match="--resume"):
+        learn(fitted.new(), job)
+    resumed = learn(fitted.new(), dataclasses.replace(job, resume=True))
+    assert_same(resumed.score(fitted.batch, seed=3), wanted, spread(wanted))
 
 
 def test_without_the_record_the_record_changes_nothing(fitted: Fitted) -> None:
@@ -271,6 +336,8 @@ def test_a_missing_entry_is_masked_not_guessed(fitted: Fitted, column: int | Non
 def test_a_gross_bright_square_stands_out(fitted: Fitted) -> None:
     if fitted.preset != "tiny":
         pytest.skip("an ablation may be blind; the method itself may not")
+    if fitted.kind.supervision == Supervision.REPORT_PRETRAINED:
+        pytest.skip("its tiny network has random weights, and has read nothing")
     films = fitted.films([record(n, blob=True) for n in range(200, 204)])
     found = fitted.detector.score(films.batch(range(len(films)))).score
     assert found.min() > fitted.detector.score(fitted.batch).score.median()

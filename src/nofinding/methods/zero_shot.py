@@ -30,10 +30,7 @@ __all__ = ["ZeroShot", "ZeroShotConfig", "probability"]
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's pictures, red to blue, in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
 BEGIN, END = 256, 257  # around the bytes of a prompt, for the network of the tests
-# Which way a network of random weights scores a bright square is a coin's toss: of seeds 0 to 11,
-# seven score it above normal films. This one does, so that the tests' battery passes; that
-# square says nothing of this method, whose own tests are tests/methods/test_zero_shot.py.
-RANDOM_SEED = 4
+RANDOM_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
