@@ -122,4 +122,5 @@ def simplex(
         there = open_simplex(x / pixels + places[:, 0], y / pixels + places[:, 1], permutation)
         total += persistence**octave * there
         power += persistence ** (2 * octave)
-    return (total / (VARIANCE * power) ** 0.5).float().reshape(-1, *shape)
+    noise: Tensor = (total / (VARIANCE * power) ** 0.5).float().reshape(-1, *shape)
+    return noise

@@ -88,8 +88,8 @@ class ConditionedDDAD(Repairing):
         ours="The ratio is that of the 99th percentiles over pixels of at most 32 training films, "
         "the same ones that the denoiser learnt from, so that a denoiser can be shared between "
         "methods. Features are EfficientNet-Lite0's, since those of a WideResNet come with no "
-        "package. The first call is at T' itself. One w and one v for all "
-        "films, set by us. Domain adaptation is there (`adapt_steps`) but off by default, for its time; "
+        "package. The first call is at T' itself. One w and one v for all films, set by us. "
+        "Domain adaptation is there (`adapt_steps`) but off by default, for its time; "
         "its length and its weight of distillation were not in our sources and are our choice.",
     )
     Config: ClassVar[type] = ConditionedDDADConfig
