@@ -109,8 +109,8 @@ class DeepKNN(Frozen):
         ours="Those two networks are in no package that can be relied on: the default looks "
         "through block 10 of EfficientNet-Lite0, `paper` through DINOv2. Features are "
         "standardised by the normal films'. A film's views follow from seed and image id. The "
-        "views that are learnt from are drawn once; with ten thousand times the learning "
-        "rate, 300 updates suffice. Our Adam has betas 0.9 and 0.999.",
+        "views that are learnt from are drawn once; at ten thousand times the learning "
+        "rate there are 300 updates. Our Adam has betas 0.9 and 0.999.",
     )
     Config: ClassVar[type] = DeepKNNConfig
     PRESETS: ClassVar[Mapping[str, DeepKNNConfig]] = {
