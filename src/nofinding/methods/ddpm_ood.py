@@ -39,7 +39,7 @@ class DDPMOODConfig:
     """Side of the film, in pixels."""
     grid: int = 10
     """Noise levels that a sampling from pure noise would visit; 100 in the paper."""
-    skip: int = 1
+    skip: int = 2
     """Every so manyth level of the grid is a start, beginning with the second."""
     deepest: int = 300
     """Highest level to start from, of `net.diffusion_steps`."""
@@ -82,7 +82,7 @@ class DDPMOOD(Denoising):
     )
     Config: ClassVar[type] = DDPMOODConfig
     PRESETS: ClassVar[Mapping[str, DDPMOODConfig]] = {
-        "tiny": DDPMOODConfig(skip=2, held_out=0.2, net=tiny_denoiser(schedule="scaled-linear")),
+        "tiny": DDPMOODConfig(held_out=0.2, net=tiny_denoiser(schedule="scaled-linear")),
         "small": DDPMOODConfig(),
         "paper": DDPMOODConfig(
             grid=100,
