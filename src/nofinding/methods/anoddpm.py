@@ -34,7 +34,7 @@ __all__ = ["AnoDDPM", "AnoDDPMConfig"]
 
 def _short() -> DenoiserConfig:
     return DenoiserConfig(
-        train=TrainConfig(steps=400, batch_size=16, lr=1.5e-3, warmup=40, ema=0.99)
+        train=TrainConfig(steps=320, batch_size=16, lr=1.5e-3, warmup=40, ema=0.99)
     )
 
 

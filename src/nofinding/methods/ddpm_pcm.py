@@ -32,12 +32,10 @@ class DDPMPCMConfig(Diff3MConfig):
     """Levels kept for detection: "ddimN" for every (T/N)-th, or counts a section ("10,20")."""
     noise_level: int = 4
     """L, how far a film is encoded, counted in kept levels (4 of 25 is t = 160 of 1000)."""
-    base_steps: int = 240
+    base_steps: int = 160
     """Stage 1: steps for the noise predictor alone; 0 to skip it."""
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(
-            steps=120, batch_size=16, lr=1.5e-3, warmup=30, ema=0.99
-        )
+        default_factory=lambda: TrainConfig(steps=80, batch_size=16, lr=1.5e-3, warmup=30, ema=0.99)
     )
     """Stage 2, both branches (stage 1 shares everything but the number of steps)."""
 
@@ -61,7 +59,7 @@ class DDPMPCM(Diff3M):
         program="The program computes other steps than Algorithm 1; they are `variant: program`, "
         "as in `diff3m`, whose page docs/diff3m.md lists every difference.",
         ours="The classes of `diff3m`, told of no record: `diff3m --preset small-ddpm-pcm` is the "
-        "same at 64 pixels. The small network is trained for 240 steps alone and for 120 with the "
+        "same at 64 pixels. The small network is trained for 160 steps alone and for 80 with the "
         "masked branch, and four levels are kept of the way up.",
     )
     Config: ClassVar[type[Diff3MConfig]] = DDPMPCMConfig

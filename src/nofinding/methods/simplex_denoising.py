@@ -25,7 +25,7 @@ def short() -> DenoiserConfig:
         schedule="cosine",
         predicts="x0",
         loss="l1",
-        train=TrainConfig(steps=400, batch_size=16, lr=1.5e-3, warmup=40, ema=0.99),
+        train=TrainConfig(steps=320, batch_size=16, lr=1.5e-3, warmup=40, ema=0.99),
     )
 
 
