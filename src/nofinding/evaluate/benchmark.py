@@ -138,6 +138,7 @@ def tabulate(cohort: Cohort, *, draws: int = DRAWS) -> Table:
     rows = []
     gaps = [contrast(entries[0].scores, e.scores, abnormal) for e in entries[1:]]
     corrected = holm([gap.p_value for gap in gaps])
+    to_beat = [_turned(e, abnormal, patient, draws) for e in entries if e.trivial]
     for place, (entry, metrics) in enumerate(measured):
         rows.append(
             Row(
@@ -147,7 +148,7 @@ def tabulate(cohort: Cohort, *, draws: int = DRAWS) -> Table:
                 matched=_matched(entry, cohort, draws),
                 to_first=gaps[place - 1] if place else None,
                 p_holm=corrected[place - 1] if place else None,
-                not_beaten=_not_beaten(entry, entries, abnormal, patient, draws),
+                not_beaten=_not_beaten(entry, to_beat, abnormal, patient, draws),
                 published=tuple(p for p in cohort.published if p.ours == entry.method),
             )
         )
@@ -184,26 +185,33 @@ def _matched(entry: Entry, cohort: Cohort, draws: int) -> Estimate | None:
     )
 
 
+def _turned(
+    entry: Entry,
+    abnormal: Bool[np.ndarray, " n"],
+    patient: Int[np.ndarray, " n"],
+    draws: int,
+) -> tuple[str, Float[np.ndarray, " n"]]:
+    """A trivial row's label and score (first seed); one that is right the wrong way round, turned."""
+    score = entry.scores[0]
+    if mean_auroc(score[None], abnormal, patient, draws=draws).high < 0.5:
+        return f"{entry.label} (turned round)", -score
+    return entry.label, score
+
+
 def _not_beaten(
     entry: Entry,
-    entries: Sequence[Entry],
+    to_beat: Sequence[tuple[str, Float[np.ndarray, " n"]]],
     abnormal: Bool[np.ndarray, " n"],
     patient: Int[np.ndarray, " n"],
     draws: int,
 ) -> tuple[str, ...]:
-    """The trivial rows over which the paired interval of the AUROC's difference does not lie above
-    0 (first seed of each). One that is right the wrong way round is turned round first."""
+    """The trivial rows over which the paired interval of the AUROC's difference (first seed) does
+    not lie above 0."""
     if entry.trivial:
         return ()
-    names = []
-    for other in entries:
-        if not other.trivial:
-            continue
-        score = other.scores[0]
-        turned = mean_auroc(other.scores[:1], abnormal, patient, draws=draws).high < 0.5
-        gap = difference(
-            entry.scores[0], -score if turned else score, abnormal, patient, draws=draws
-        )
-        if not gap.low > 0:
-            names.append(f"{other.label} (turned round)" if turned else other.label)
-    return tuple(names)
+    score = entry.scores[0]
+    return tuple(
+        label
+        for label, trivial in to_beat
+        if not difference(score, trivial, abnormal, patient, draws=draws).low > 0
+    )
