@@ -27,8 +27,9 @@ def table(cohort: dict[str, Any]) -> str:
     pairs = "" if films["matched"] is None else f"; {films['matched'] // 2} matched pairs"
     lines = [
         f"## {cohort['name']}\n",
-        f"{films['train']} normal films to learn from; {films['judged'] - films['abnormal']} normal "
-        f"and {films['abnormal']} abnormal films judged (prevalence {films['prevalence']:.2f}), "
+        f"{films['train']} normal films to learn from; {films['judged'] - films['abnormal']} "
+        f"normal and {films['abnormal']} abnormal films judged (prevalence "
+        f"{films['prevalence']:.2f}), "
         f"{films['patients']} patients{pairs}.\n",
         "| method | told about disease | AUROC | matched pairs | AP | sensitivity at 95 % spec. | "
         "p (Holm) | fit, min | films/s | calls | GFLOP | MiB |",

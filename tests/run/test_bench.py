@@ -121,6 +121,7 @@ def test_a_finished_grid_is_not_run_again(finished: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("multiprocessing.process.BaseProcess.start", never)
     bench(options(finished, seeds=2, matched=True, cache=finished.parent / "cache"))
+    bench(options(finished, seeds=2, matched=True, run=False, cache=finished.parent / "cache"))
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("cell.json")} == before
     assert (finished / "results.json").read_text() == report
 

@@ -191,7 +191,7 @@ def _turned(
     patient: Int[np.ndarray, " n"],
     draws: int,
 ) -> tuple[str, Float[np.ndarray, " n"]]:
-    """A trivial row's label and score (first seed); one that is right the wrong way round, turned."""
+    """A trivial row's label and score (first seed); turned round if right the wrong way round."""
     score = entry.scores[0]
     if mean_auroc(score[None], abnormal, patient, draws=draws).high < 0.5:
         return f"{entry.label} (turned round)", -score

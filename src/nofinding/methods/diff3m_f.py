@@ -465,6 +465,7 @@ class Diff3MF:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes what `state` gave. Raises UserError where the shipped backbone is another now."""
         if not state:
+            self.whitening = None  # which says that nothing was fitted
             return
         under = _by_prefix(state)
         if "chest" in state:

@@ -160,9 +160,10 @@ class Synthetic(WithoutRecord):
 
     def state(self) -> dict[str, Tensor]:
         """All weights but ImageNet's."""
-        return self.net.learnt()
+        return self.net.learnt() if self.fitted else {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes weights that `state` gave."""
-        self.net.load_learnt(dict(state))
-        self.fitted = True
+        self.fitted = bool(state)
+        if state:
+            self.net.load_learnt(dict(state))

@@ -66,6 +66,8 @@ class BenchOptions:
     """CPU threads in all; 0: all there are."""
     minutes: float = 0
     """A cell that takes longer is stopped, and reported as failed; 0: no limit."""
+    run: bool = True
+    """false: run no cell, and report what is done."""
     pictures: bool = True
     """Show films and maps in the report. false: a report that may leave the hospital."""
     aspect: Aspect = "pad"
@@ -105,7 +107,8 @@ def bench(options: BenchOptions) -> Path:
         say(_counts(share))
         for line in deviations(recipe, share):
             say(f"not as published: {line}")
-    run_cells(cells, options)
+    if options.run:
+        run_cells(cells, options)
     results = [
         CohortResults(
             share=share,
