@@ -685,7 +685,9 @@ class Diff3M:
     @torch.no_grad()
     def score(self, batch: Batch, *, seed: int = 0) -> Scores:
         """Scores, map, pseudo-healthy film and the attention on each field, in one pass."""
-        self.net.eval()
+        # As the runtime lays the weights: else the first film's attention would be computed in
+        # another order than the next one's, and differ in the last digit.
+        self.net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         device = next(self.net.parameters()).device
         x0 = self.greys(batch.image.to(device))
         context, weights = self.net.attend(
