@@ -215,7 +215,8 @@ def test_command_lines_parse(page: str, line: str) -> None:
         config = parser.instantiate(parsed).method
         if not preset.startswith("paper"):  # that network is large
             METHODS[method](config, EhrStats.of([], list(FIELDS.values())))
-    for spec in getattr(parsed, "films", None) or []:
+    films = getattr(parsed, "films", None) or []
+    for spec in [films] if isinstance(films, str) else films:
         assert spec.split(":")[0] in SOURCES, f"{page}: {line}"
 
 

@@ -6,6 +6,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SWITCHES = (
     "--overwrite",
     "--matched",
     "--pictures",
+    "--follow_links",
 )  # options that are true or false
 
 USAGE = """\
@@ -36,6 +38,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
 
   nofinding demo                                             see it work, on simulated films
   nofinding score FILE... --ehr age=63 sex=M view=PA --out DIR   by a model inside the package
+  nofinding cohort SOURCE:PATH --out COHORT                  a dataset as its publisher ships it
   nofinding fit [METHOD] --films SOURCE:PATH --out MODEL     learn from normal films
   nofinding score --model MODEL --films SOURCE:PATH --out DIR
   nofinding score --model MODEL FILE... --ehr age=63 sex=M view=PA --out DIR
@@ -43,6 +46,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding bench --films SOURCE:PATH... --out BENCH         every method on the same films
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
+  nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
   nofinding methods                                          what can be fitted
   nofinding sources                                          where films can come from
   nofinding recipes [RECIPE]                                 published protocols and their figures
@@ -141,6 +145,29 @@ def _bench_parser(method: str | None, preset: str | None) -> ArgumentParser:
     return parser
 
 
+def _cohort_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import CohortOptions
+
+    parser = _new("cohort", _first_line(CohortOptions))
+    where = "the dataset's folder (see `nofinding sources`)"
+    parser.add_argument("films", type=str, metavar="SOURCE:PATH", help=where)
+    needed = "fields that must be recorded; films without are left out"
+    parser.add_argument("--complete", nargs="+", type=str, default=[], help=needed)
+    _with_options(parser, CohortOptions, ("complete",))
+    return parser
+
+
+def _example_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import ExampleOptions
+    from nofinding.sources.examples import EXAMPLES
+
+    parser = _new("example", _first_line(ExampleOptions))
+    one_of = f"one of {', '.join(EXAMPLES)}"
+    parser.add_argument("source", type=str, metavar="SOURCE", help=one_of)
+    _with_options(parser, ExampleOptions)
+    return parser
+
+
 def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.run import ImportOptions
 
@@ -215,6 +242,19 @@ def _bench(parser: ArgumentParser, parsed: Namespace) -> None:
     print(bench(_options(BenchOptions, parsed, ())))
 
 
+def _cohort(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import CohortOptions, assemble_cohort
+
+    options = _options(CohortOptions, parsed, ("films",))
+    print(assemble_cohort(parsed.films, replace(options, complete=tuple(options.complete))))
+
+
+def _example(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import ExampleOptions, write_example
+
+    print(write_example(parsed.source, _options(ExampleOptions, parsed, ("source",))))
+
+
 def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import ImportOptions, import_official
 
@@ -264,11 +304,13 @@ Command = tuple[
 COMMANDS: dict[str, Command] = {
     "fit": (_fit, _fit_parser),
     "score": (_score, _score_parser),
+    "cohort": (_cohort, _cohort_parser),
     "evaluate": (_evaluate, _evaluate_parser),
     "bench": (_bench, _bench_parser),
     "fit-gate": (_fit_gate, _fit_gate_parser),
     "import-official": (_import_official, _import_parser),
     "demo": (_demo, _demo_parser),
+    "example": (_example, _example_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
     "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
     "recipes": (_recipes, _recipes_parser),

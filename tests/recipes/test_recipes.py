@@ -93,7 +93,7 @@ def content() -> dict[str, Any]:
         ({"metric": "dice"}, "metric: 'dice' is not one of auroc, ap"),
         ({"metric": ["auroc"]}, "metric: ['auroc'] is not one of auroc, ap"),
         ({"remarks": "one"}, "remarks: must be a list of texts"),
-        ({"unverified": ["sizes"]}, "unverified: 'sizes' is not one of aspect, dataset"),
+        ({"unverified": ["sizes"]}, "unverified: 'sizes' is not one of aspect, cohort, dataset"),
         ({"expects": 5}, "expects: must map"),
         ({"expects": {"train_normal": 1}}, "expects: has no key 'test_abnormal'"),
         (

@@ -10,11 +10,12 @@ from functools import cache
 from pathlib import Path
 
 from nofinding.errors import UserError
-from nofinding.recipes.nouns import Expects, Metric, Published, Recipe
+from nofinding.recipes.nouns import CohortRule, Expects, Metric, Published, Recipe
 from nofinding.recipes.reading import read_recipe
 from nofinding.recipes.showing import shown
 
 __all__ = [
+    "CohortRule",
     "Expects",
     "Metric",
     "Published",

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from nofinding.data.image import Aspect
+from nofinding.sources.choices import Uncertain
 from nofinding.types import Split, Supervision
 
-__all__ = ["Expects", "Metric", "Published", "Recipe"]
+__all__ = ["CohortRule", "Expects", "Metric", "Published", "Recipe"]
 
 Metric: TypeAlias = Literal["auroc", "ap"]
 
@@ -19,6 +20,24 @@ class Expects:
     """Normal films that are learnt from."""
     test_normal: int | None
     test_abnormal: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortRule:
+    """How `nofinding cohort` puts the films together as the paper does."""
+
+    source: str
+    """Of which source the recipe is: "mimic-cxr"."""
+    split: Literal["official", "seeded"] | None
+    """None: the user's choice."""
+    uncertain: Uncertain | None
+    """None: the user's choice."""
+    complete: tuple[str, ...]
+    """Fields that must be recorded."""
+    window: int | None
+    """Days around the film; None: the user's choice."""
+    lists: str | None
+    """Which published lists the user must supply, and from where; None: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +77,8 @@ class Recipe:
     evaluated_split: Split
     """The part that the figures are of."""
     expects: Expects
+    cohort: CohortRule | None
+    """None: no source of ours reads these films, or the paper does not say enough."""
     image_size: int | None
     """Side of the films, in pixels; None: differs between the methods, or is not known to us."""
     aspect: Aspect

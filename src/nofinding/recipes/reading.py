@@ -8,7 +8,8 @@ import yaml
 
 from nofinding.data.image import Aspect
 from nofinding.errors import UserError
-from nofinding.recipes.nouns import Expects, Metric, Published, Recipe
+from nofinding.recipes.nouns import CohortRule, Expects, Metric, Published, Recipe
+from nofinding.sources.choices import Uncertain
 from nofinding.types import Split, Supervision
 
 __all__ = ["read_recipe"]
@@ -36,6 +37,7 @@ def read_recipe(file: Path) -> Recipe:
         split_rule=part.text("split_rule"),
         evaluated_split=part.one_of("evaluated_split", get_args(Split)),
         expects=Expects(**{key: counts.count(key) for key in counts.allowed}),
+        cohort=_cohort(part),
         image_size=part.count("image_size"),
         aspect=part.one_of("aspect", get_args(Aspect)),
         preprocessing=part.text("preprocessing"),
@@ -44,6 +46,23 @@ def read_recipe(file: Path) -> Recipe:
         remarks=part.texts("remarks"),
         unverified=unverified,
         published=tuple(_published(figure) for figure in figures),
+    )
+
+
+def _cohort(part: "_Part") -> CohortRule | None:
+    if part.content["cohort"] is None:
+        return None
+    rule = part.inner("cohort", {f.name for f in fields(CohortRule)})
+    given = rule.content
+    return CohortRule(
+        source=rule.text("source"),
+        split=None if given["split"] is None else rule.one_of("split", ("official", "seeded")),
+        uncertain=None
+        if given["uncertain"] is None
+        else rule.one_of("uncertain", get_args(Uncertain)),
+        complete=rule.texts("complete"),
+        window=rule.count("window"),
+        lists=None if given["lists"] is None else rule.text("lists"),
     )
 
 

@@ -1,8 +1,10 @@
 """The use cases: the only place where sources, methods and evaluation meet."""
 
+from nofinding.run.assembling import CohortOptions, assemble_cohort
 from nofinding.run.benching import BenchOptions, bench
 from nofinding.run.demo import DemoOptions, demo
 from nofinding.run.evaluating import EvaluateOptions, evaluate
+from nofinding.run.exampling import ExampleOptions, write_example
 from nofinding.run.fitting import FitOptions, fit
 from nofinding.run.gating import FitGateOptions, fit_gate_alone
 from nofinding.run.importing import ImportOptions, import_official
@@ -10,12 +12,15 @@ from nofinding.run.scoring import ScoreOptions, score
 
 __all__ = [
     "BenchOptions",
+    "CohortOptions",
     "DemoOptions",
     "EvaluateOptions",
+    "ExampleOptions",
     "FitGateOptions",
     "FitOptions",
     "ImportOptions",
     "ScoreOptions",
+    "assemble_cohort",
     "bench",
     "demo",
     "evaluate",
@@ -23,4 +28,5 @@ __all__ = [
     "fit_gate_alone",
     "import_official",
     "score",
+    "write_example",
 ]

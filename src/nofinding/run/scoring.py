@@ -46,7 +46,7 @@ from nofinding.runtime import Runtime
 from nofinding.sources.files import file_records
 from nofinding.types import Record, Scores, Split
 
-__all__ = ["ScoreOptions", "score"]
+__all__ = ["ScoreOptions", "move_into_place", "score"]
 
 OURS = frozenset({"scores.csv", "run.json", "maps", "normal"})  # what `score` writes
 UNFIT = frozenset('/\\\0"')  # characters that an image_id may not have: it names files
@@ -170,7 +170,7 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
             run |= {"parity": parity.to_json(), "gflop": parity.gflop}
         checkpoint.write_atomic(partial / "scores.csv", _csv(rows))
         checkpoint.write_atomic(partial / "run.json", json.dumps(run, indent=1).encode())
-        _move(partial, out)
+        move_into_place(partial, out)
     except OSError as error:
         raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
     finally:
@@ -439,7 +439,7 @@ def _run(model: Model, films: Films, options: ScoreOptions, source: str) -> dict
     }
 
 
-def _move(partial: Path, out: Path) -> None:
+def move_into_place(partial: Path, out: Path) -> None:
     """Puts the finished folder in place; what was there goes only once the new one is whole."""
     old = out.with_name(f".{out.name}.{os.getpid()}.old")
     out.parent.mkdir(parents=True, exist_ok=True)

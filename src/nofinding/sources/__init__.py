@@ -1,6 +1,8 @@
 """Where records come from. `SOURCES` is a plain dict: adding a dataset is one file, one line."""
 
+from nofinding.sources.cohort import COHORT
 from nofinding.sources.nifti import NIFTI
+from nofinding.sources.nih import NIH
 from nofinding.sources.phantom import PHANTOM
 from nofinding.sources.protocol import Source
 from nofinding.sources.synthetic import Synthetic
@@ -8,5 +10,8 @@ from nofinding.sources.table import TABLE
 
 __all__ = ["SOURCES", "Source"]
 
-SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE, NIFTI)}
+SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE, COHORT, NIFTI)}
+# Each as its publisher ships it.
+PUBLISHERS = (NIH,)
+SOURCES |= {source.name: source for source in PUBLISHERS}
 SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films

@@ -30,6 +30,9 @@ class Box(NamedTuple):
     top: float
     wide: float
     high: float
+    of_wide: float | None = ORIGINAL
+    """Width of the film in whose pixels the box is given; None: of the film at hand."""
+    of_high: float | None = ORIGINAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,9 @@ class BoxLesion:
         high, wide = self.film().shape[-2:]
         lesion = np.zeros((high, wide), dtype=np.bool_)
         for box in self.boxes:
-            left, right = box.left * wide / ORIGINAL, (box.left + box.wide) * wide / ORIGINAL
-            top, bottom = box.top * high / ORIGINAL, (box.top + box.high) * high / ORIGINAL
+            across, down = wide / (box.of_wide or wide), high / (box.of_high or high)
+            left, right = box.left * across, (box.left + box.wide) * across
+            top, bottom = box.top * down, (box.top + box.high) * down
             rows = slice(max(0, math.floor(top)), max(0, math.ceil(bottom)))
             lesion[rows, max(0, math.floor(left)) : max(0, math.ceil(right))] = True
         return lesion
@@ -89,10 +93,11 @@ def read_boxes(file: Path) -> dict[str, tuple[Box, ...]]:
     for row, cells in read_rows(file):
         image, *texts = (cells[place] for place in places)
         try:
-            box = Box(*map(float, texts))
+            left, top, wide, high = map(float, texts)
+            box = Box(left, top, wide, high)
         except ValueError:
             raise UserError(f"{file}: row {row}: x, y, w and h must be numbers") from None
-        if not all(map(math.isfinite, box)) or box.wide <= 0 or box.high <= 0:
+        if not all(map(math.isfinite, (left, top, wide, high))) or box.wide <= 0 or box.high <= 0:
             raise UserError(f"{file}: row {row}: w and h must be above 0, x and y finite")
         stem = image.strip().removesuffix(".png")
         boxes[stem] = (*boxes.get(stem, ()), box)

@@ -1,0 +1,187 @@
+"""The use case `cohort`: a publisher's folder to a cohort folder, whole or not at all."""
+
+import json
+import shlex
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from nofinding.checkpoint import write_atomic
+from nofinding.errors import UserError
+from nofinding.evaluate.cohort_page import cohort_html
+from nofinding.evaluate.flow_figure import counted, flow_figure
+from nofinding.recipes import Recipe, recipe_of
+from nofinding.run.cohort import known_fields, source_of
+from nofinding.run.progress import say, tracked
+from nofinding.run.scoring import move_into_place
+from nofinding.sources import SOURCES
+from nofinding.sources.assembly import Assembly
+from nofinding.sources.choices import Choices
+from nofinding.sources.cohort import DESCRIPTION, write_table
+from nofinding.sources.completion import complete, flow_of
+from nofinding.sources.flow import Flow
+from nofinding.sources.from_records import assemble_records
+from nofinding.sources.publisher import Publisher
+
+__all__ = ["CohortOptions", "assemble_cohort"]
+
+OURS = frozenset({"films.parquet", DESCRIPTION, "flow.png", "cohort.html"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortOptions(Choices):
+    """Puts a cohort together from the folder that its publisher ships: one row a film."""
+
+    out: Path
+    """Folder for the cohort: films.parquet, cohort.json, flow.png, cohort.html."""
+    recipe: str | None = None
+    """A published protocol (see `nofinding recipes`) that makes the choices; what is counted
+    otherwise than published is printed."""
+    fields_file: Path | None = None
+    """YAML file with further record fields (docs/adding.md)."""
+    threads: int = 0
+    """CPU threads for the tables; 0: all there are."""
+    overwrite: bool = False
+    """Replace the cohort that is in --out."""
+
+
+def assemble_cohort(spec: str, options: CohortOptions) -> Path:
+    """Writes the cohort folder and gives its path. Raises UserError, and leaves nothing behind."""
+    name, root = source_of(spec)
+    recipe = recipe_of(options.recipe) if options.recipe else None
+    if recipe is not None:
+        options = as_published(options, recipe, name)
+    _require_free(options)
+    source, known = SOURCES[name], known_fields(options.fields_file)
+    path = Path(root).expanduser()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".cohort-", dir=options.out.parent) as work:
+        partial, spill = Path(work) / "cohort", Path(work) / "spill"
+        partial.mkdir()
+        spill.mkdir()
+        base = path if isinstance(source, Publisher) else path.parent
+        with closing(Assembly(name, base, known, options, spill, options.threads)) as assembly:
+            if isinstance(source, Publisher):
+                if options.record is not None and not source.record:
+                    raise UserError(f"--record {options.record}: {name} has no use for it")
+                source.assemble(assembly)
+                complete(assembly, official=source.official, progress=tracked)
+            else:
+                official = assemble_records(assembly, source, root)
+                complete(assembly, official=official, progress=tracked)
+            flow = flow_of(assembly)
+            told = write_table(assembly, flow, partial)
+        lines = deviations(recipe, flow)
+        told["choices"] = {f.name: _plain(getattr(options, f.name)) for f in fields(Choices)} | {
+            "recipe": options.recipe
+        }
+        _write(partial, told, flow, lines, spec, options)
+        move_into_place(partial, options.out)
+    _say(flow, lines, options.out)
+    return options.out
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _write(
+    folder: Path, told: dict[str, object], flow: Flow, lines: Sequence[str], spec: str,
+    options: CohortOptions,
+) -> None:  # fmt: skip
+    command = _command(spec, options)
+    html = cohort_html(
+        flow,
+        fingerprint=str(told["fingerprint"]),
+        command=command,
+        deviations=lines,
+        verify=options.verify,
+    )
+    flow_figure(flow).savefig(folder / "flow.png", metadata={"Software": None})
+    write_atomic(folder / "cohort.html", html.encode())
+    text = json.dumps({**told, "command": command, "deviations": [*lines]}, indent=1)
+    write_atomic(folder / DESCRIPTION, text.encode())
+
+
+def _command(spec: str, options: CohortOptions) -> str:
+    """The command that makes the cohort again, with what differs from the defaults."""
+    words = ["nofinding", "cohort", spec, "--out", options.out.name]
+    for f in fields(CohortOptions):
+        value = getattr(options, f.name)
+        if f.name in ("out", "overwrite", "threads") or value == f.default or value in (None, ()):
+            continue
+        parts = value if isinstance(value, tuple) else (value,)
+        words += [f"--{f.name}", *(str(part) for part in parts)]
+    return shlex.join(words)
+
+
+def as_published(options: CohortOptions, recipe: Recipe, source: str) -> CohortOptions:
+    """The options as the protocol makes them. Raises UserError where it is of another source, or
+    needs lists that were not given."""
+    rule = recipe.cohort
+    if rule is None:
+        raise UserError(f"--recipe {recipe.name}: says nothing of how its cohort is put together")
+    if rule.source != source:
+        raise UserError(f"--recipe {recipe.name}: is of {rule.source}:, not of {source}:")
+    if rule.lists and options.lists is None:
+        raise UserError(f"--recipe {recipe.name}: needs --lists FILE, {rule.lists}")
+    say(f"recipe {recipe.name}: {recipe.split_rule}")
+    return replace(
+        options,
+        complete=rule.complete,
+        uncertain=rule.uncertain or options.uncertain,
+        split=rule.split or options.split,
+        window=options.window if rule.window is None else rule.window,
+    )
+
+
+def deviations(recipe: Recipe | None, flow: Flow) -> tuple[str, ...]:
+    """Where the numbers of films are not those of the published protocol."""
+    if recipe is None:
+        return ()
+    of = {part.split: part for part in flow.parts}
+    train, judged = of.get("train"), of.get(recipe.evaluated_split)
+    counts = (
+        (train.normal if train else 0, recipe.expects.train_normal, "normal films to learn from"),
+        (judged.normal if judged else 0, recipe.expects.test_normal, "normal films judged"),
+        (judged.abnormal if judged else 0, recipe.expects.test_abnormal, "abnormal films judged"),
+    )
+    return tuple(
+        f"{count:,} {what}, where the protocol has {wanted:,}"
+        for count, wanted, what in counts
+        if wanted is not None and wanted != count
+    )
+
+
+def _require_free(options: CohortOptions) -> None:
+    """Raises UserError where --out holds something that may not be replaced."""
+    if options.out.is_file():
+        raise UserError(f"--out {options.out}: is a file; give a folder")
+    if not options.out.exists():
+        return
+    present = {entry.name for entry in options.out.iterdir()}
+    if present - OURS:
+        raise UserError(
+            f"--out {options.out}: holds {min(present - OURS)!r}, which is not of `cohort`"
+        )
+    if present and not options.overwrite:
+        raise UserError(f"--out {options.out}: is not empty; choose another or give --overwrite")
+
+
+def _say(flow: Flow, lines: Sequence[str], out: Path) -> None:
+    say(f"listed: {counted(flow.films, flow.patients)}")
+    for step in flow.steps:
+        say(f"  left out, {step.reason}: {step.films:,}")
+    for remark in flow.remarks:
+        say(f"  {remark.what}: {remark.count:,}")
+    for part in flow.parts:
+        films = part.normal + part.abnormal + part.unlabelled
+        say(
+            f"{part.split}: {counted(films, part.patients)} ({part.normal:,} normal, "
+            f"{part.abnormal:,} abnormal, {part.unlabelled:,} unlabelled)"
+        )
+    for line in lines:
+        say(f"not as published: {line}")
+    say(f"look at {out / 'cohort.html'}")

@@ -1,0 +1,329 @@
+"""Where a cohort is put together: publisher's tables in, one row a film out, every loss counted.
+
+DuckDB does the work, out of core: a join over millions of measurements takes seconds, and memory
+stays bounded. A source states its tables and its joins in SQL, and this file sees to it that a
+fault is one line and that no film goes missing silently.
+"""
+
+import csv
+import gzip
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from nofinding.data.ehr import EhrField
+from nofinding.errors import UserError
+from nofinding.sources.choices import Choices
+from nofinding.sources.flow import Remark, Step
+
+__all__ = ["Assembly"]
+
+MEMORY = "1GB"  # of DuckDB; more is spilled to its folder
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".dcm", ".dicom"})
+
+# What a row may hold; a source leaves out what it has not.
+COLUMNS = {
+    "image_id": "VARCHAR",  # a pseudonym
+    "patient_id": "VARCHAR",
+    "study_id": "VARCHAR",
+    "path": "VARCHAR",  # from the base folder; NULL: the publisher lists it, but it is not there
+    "taken": "TIMESTAMP",
+    "split": "VARCHAR",  # train, val, test, or NULL
+    "findings": "VARCHAR[]",  # NULL: unlabelled; empty: "No Finding"
+    "boxes": 'STRUCT("left" DOUBLE, top DOUBLE, wide DOUBLE, high DOUBLE, of_wide DOUBLE, '
+    "of_high DOUBLE)[]",  # in pixels of a film of of_wide x of_high; NULL there: of the film itself
+    "flags": "VARCHAR[]",  # what was wrong with the record
+}
+
+# A number alone, in the notations that tables have; NULL for ">60", "1,5" or "unable".
+MACROS = r"""
+CREATE MACRO number(t) AS CASE WHEN
+  regexp_full_match(trim(t), '[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?') THEN
+  CASE WHEN isfinite(try_cast(trim(t) AS DOUBLE)) THEN try_cast(trim(t) AS DOUBLE) END END;
+CREATE MACRO moment(t) AS coalesce(
+  try_strptime(trim(t), '%Y-%m-%d %H:%M:%S'), try_strptime(trim(t), '%Y-%m-%d'),
+  try_strptime(trim(t), '%Y-%m-%d %H:%M:%S.%f'), try_strptime(trim(t), '%Y-%m-%d %H:%M'),
+  try_strptime(trim(t), '%Y-%m-%dT%H:%M:%S'));
+CREATE MACRO stem(p) AS regexp_replace(regexp_replace(p, '^.*/', ''), '\.[^.]*$', '');
+"""
+
+
+class Assembly:
+    """One cohort in the making: a database of its own, and the films' table in it.
+
+    A source calls `csv` for its tables, `films` once, `drop` and `remark` for what it decides;
+    `completion.complete` does the rest.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        root: Path,
+        fields: Mapping[str, EhrField],
+        choices: Choices,
+        workshop: Path,
+        threads: int = 0,
+    ) -> None:
+        """`workshop` is an empty folder for what does not fit into memory.
+
+        Raises UserError where `root` is not a folder.
+        """
+        if not root.is_dir():
+            raise UserError(f"{source}:{root}: is not a folder")
+        self.source, self.root, self.base = source, root, root
+        self.fields, self.choices = fields, choices
+        self.workshop = workshop
+        self.steps: list[Step] = []
+        self.remarks: list[Remark] = []
+        self.found = (0, 0)
+        """Films and patients that the publisher lists."""
+        self.offered: set[str] = set()
+        """Fields that the source can give."""
+        self.con = duckdb.connect()
+        self.con.execute(f"SET memory_limit='{MEMORY}'")
+        self.con.execute(f"SET threads={threads or os.cpu_count() or 1}")
+        self.con.execute("SET enable_progress_bar=false")
+        self.con.execute("SET temp_directory=?", [str(workshop)])
+        self.con.execute(MACROS)
+
+    def close(self) -> None:
+        """Lets the database go."""
+        self.con.close()
+
+    # --- tables in -----------------------------------------------------------------------------
+
+    def find(self, *patterns: str, under: Path | None = None, what: str = "") -> Path:
+        """The first file under the folder that one of the patterns names ("a/*.csv", ...).
+
+        Raises UserError naming the folder and the first pattern where there is none.
+        """
+        found = self.find_if_there(*patterns, under=under)
+        if found is None:
+            told = f"; {what}" if what else ""
+            raise UserError(f"{under or self.root}: has no file {patterns[0]}{told}")
+        return found
+
+    def find_if_there(self, *patterns: str, under: Path | None = None) -> Path | None:
+        """The first file that one of the patterns names, or None."""
+        for pattern in patterns:
+            for name in (pattern, f"{pattern}.gz"):
+                for file in sorted((under or self.root).glob(name)):
+                    if file.is_file():
+                        return file
+        return None
+
+    def csv(
+        self,
+        table: str,
+        file: Path,
+        needs: Sequence[str],
+        *,
+        versions: str = "",
+        also: Sequence[str] = (),
+    ) -> tuple[str, ...]:
+        """Lets `table` stand for a CSV file, plain or gzipped; every cell is text, "" is NULL.
+
+        `needs` are its columns by name, whatever stands between them; `also` are NULL where the
+        file lacks them. `versions` says which releases have the columns. Names are those in the
+        file but for case and blanks around them. Gives the titles found.
+
+        Raises UserError where the file is absent, damaged, or lacks a column. A fault further
+        down shows when the table is read.
+        """
+        titles = _titles(file)
+        folded = [title.strip().casefold() for title in titles]
+        for name in needs:
+            if name.casefold() not in folded:
+                told = f"; {versions}" if versions else ""
+                raise UserError(f"{file}: has no column {name!r}{told}")
+        twice = next((t for t in (*needs, *also) if folded.count(t.casefold()) > 1), None)
+        if twice is not None:
+            raise UserError(f"{file}: two columns are called {twice!r}")
+        types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(titles)))
+        wanted = [
+            f'c{folded.index(name.casefold())} AS "{name}"'
+            if name.casefold() in folded
+            else f'NULL::VARCHAR AS "{name}"'
+            for name in (*needs, *also)
+        ]
+        quoted = str(file).replace("'", "''")
+        self.con.execute(
+            f'CREATE OR REPLACE VIEW "{table}" AS SELECT {", ".join(wanted)} FROM '
+            f"read_csv('{quoted}', columns={{{types}}}, auto_detect=false, header=true, "
+            "delim=',', quote='\"', escape='\"')"
+        )
+        return tuple(title.strip() for title in titles)
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query. Raises UserError, one line, for a fault in a table that it reads."""
+        try:
+            return self.con.execute(sql, list(parameters)).fetchall()
+        except (duckdb.InvalidInputException, duckdb.IOException, duckdb.OutOfMemoryException) as e:
+            raise UserError(_plain(str(e))) from None
+
+    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The one value of a query."""
+        return self.run(sql, parameters)[0][0]
+
+    # --- the films -----------------------------------------------------------------------------
+
+    def films(self, select: str, offers: Sequence[str] = ()) -> None:
+        """Takes the rows of a SELECT as what the publisher lists, one a film.
+
+        Its columns are any of COLUMNS and of the fields' names: a number in the field's unit, a
+        category as its text. `offers` names the fields that the source can give; default: the
+        fields among the columns. Rows without image_id or patient_id, and the second of two with
+        one image_id, are left out and counted.
+        """
+        self.run(f"CREATE OR REPLACE TABLE listed AS {select}")
+        has = {row[0] for row in self.run("DESCRIBE listed")}
+        offered = offers or [name for name in self.fields if name in has]
+        self.offered = {name for name in offered if name in self.fields}
+        columns = dict(COLUMNS)
+        for field in self.fields.values():
+            columns[field.name] = "DOUBLE" if field.kind == "numeric" else "VARCHAR"
+        chosen = ", ".join(
+            f'CAST("{name}" AS {kind}) AS "{name}"'
+            if name in has
+            else f'CAST({"[]" if name == "flags" else "NULL"} AS {kind}) AS "{name}"'
+            for name, kind in columns.items()
+        )
+        self.run(f"CREATE OR REPLACE TABLE films AS SELECT {chosen} FROM listed")
+        self.run("UPDATE films SET flags = [] WHERE flags IS NULL")
+        self.run("DROP TABLE listed")
+        self.run("CREATE OR REPLACE TABLE referred AS SELECT DISTINCT path FROM films")
+        self.found = self._count()
+        self.drop("image_id IS NULL OR patient_id IS NULL", "no id of the film or the patient")
+        self.drop(
+            "rowid NOT IN (SELECT min(rowid) FROM films GROUP BY image_id)",
+            "listed twice (the first stays)",
+        )
+        self.drop(
+            r"NOT regexp_full_match(image_id, '[^/\\"
+            "\x00-\x1f\x7f]{1,200}') "
+            "OR image_id IN ('.', '..')",
+            "an id that cannot name a file",
+        )
+
+    def drop(self, where: str, reason: str, parameters: Sequence[Any] = ()) -> int:
+        """Leaves out the films that an SQL condition holds for; gives how many, counted or not."""
+        films, patients = self._count()
+        self.run(f"DELETE FROM films WHERE {where}", parameters)
+        left_films, left_patients = self._count()
+        gone = films - left_films
+        if gone:
+            self.steps.append(Step(reason=reason, films=gone, patients=patients - left_patients))
+        return gone
+
+    def remark(self, what: str, count: int) -> None:
+        """Keeps in mind what was changed or noticed, if it occurred."""
+        if count:
+            self.remarks.append(Remark(what=what, count=int(count)))
+
+    def _count(self) -> tuple[int, int]:
+        films, patients = self.run("SELECT count(*), count(DISTINCT patient_id) FROM films")[0]
+        return int(films), int(patients)
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def walk(self) -> None:
+        """Fills the table `present` (path, name, stem, outside) with the films in the base folder.
+
+        Goes into no link to a folder unless it stays inside or --follow_links; `outside` is true
+        of a link to a file that leads out of the folder. Called once; later calls do nothing.
+        """
+        if self.run("SELECT 1 FROM duckdb_tables() WHERE table_name = 'present'"):
+            return
+        self.run("CREATE TABLE present (path VARCHAR, name VARCHAR, stem VARCHAR, outside BOOLEAN)")
+        for rows in _chunks(_files(self.base, self.choices.follow_links), 50_000):
+            paths, outside = zip(*rows, strict=True)
+            names = [path.rpartition("/")[2] for path in paths]
+            stems = [name.rpartition(".")[0] or name for name in names]
+            chunk = pa.table({"path": paths, "name": names, "stem": stems, "outside": outside})
+            self.con.register("chunk", chunk)
+            self.run("INSERT INTO present SELECT * FROM chunk")
+            self.con.unregister("chunk")
+
+
+def _chunks(items: Iterator[tuple[str, bool]], size: int) -> Iterator[list[tuple[str, bool]]]:
+    rows: list[tuple[str, bool]] = []
+    for item in items:
+        rows.append(item)
+        if len(rows) == size:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _files(base: Path, follow: bool) -> Iterator[tuple[str, bool]]:
+    """(path from the base, whether a link leads it out) of every file with a film's ending."""
+    inside = str(base.resolve()) + "/"
+    waiting, seen = [""], {os.path.realpath(base)}
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = sorted(os.scandir(base / folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{base / folder}: cannot be read ({error.strerror})") from None
+        for entry in entries:
+            path = f"{folder}{entry.name}"
+            if entry.name.startswith(".") or not entry.name.isprintable():
+                continue
+            real = os.path.realpath(entry.path) if entry.is_symlink() else ""
+            out = bool(real) and not (real + "/").startswith(inside) and not follow
+            if entry.is_dir():
+                real = real or os.path.realpath(entry.path)
+                if not out and real not in seen:  # a link may lead back to where we came from
+                    seen.add(real)
+                    waiting.append(f"{path}/")
+            elif Path(entry.name).suffix.lower() in SUFFIXES:
+                yield path, out
+
+
+def _titles(file: Path) -> list[str]:
+    """The first row of a CSV file. Raises UserError where there is none to be read."""
+    try:
+        with (gzip.open if file.suffix == ".gz" else open)(
+            file, "rt", encoding="utf-8-sig", newline=""
+        ) as lines:
+            titles = next(csv.reader(lines, strict=True), [])
+    except FileNotFoundError:
+        raise UserError(f"{file}: does not exist") from None
+    except (gzip.BadGzipFile, EOFError):
+        raise UserError(f"{file}: is not a whole gzip file; download it again") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or 'damaged'})") from None
+    except (csv.Error, UnicodeDecodeError):
+        raise UserError(f"{file}: is not a CSV file (UTF-8, separated by commas)") from None
+    if not titles:
+        raise UserError(f"{file}: is empty")
+    return titles
+
+
+def _plain(error: str) -> str:
+    """One line of what the database says of a table, without the cells that it quotes."""
+    file = re.search(r"^\s*file = (.+?)\s*$", error, re.MULTILINE)
+    name = file[1] if file else ""
+    if gz := re.search(r"Unexpected end of GZIP stream: (.+)", error):
+        return f"{gz[1].strip()}: is cut off; download it again"
+    if re.search(r"gzip|GZIP", error) and not name:
+        return "a .gz file is damaged; download it again"
+    line = re.search(r"on Line: (\d+)", error)
+    row = f": row {line[1]}" if line else ""
+    if "utf-8" in error:
+        return f"{name}{row}: is not UTF-8"
+    if count := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", error):
+        return f"{name}{row} has {count[2]} cells, not {count[1]}"
+    if "unterminated quote" in error:
+        return f"{name}{row}: a quote is not closed"
+    if "Out of Memory" in error:
+        return "the work did not fit into memory and the disk's free space"
+    if name:
+        return f"{name}{row}: cannot be read as CSV"
+    return " ".join(error.split())[:200]

@@ -1,0 +1,58 @@
+"""What a user decides when a cohort is put together from a publisher's folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from nofinding.errors import UserError
+
+__all__ = ["Choices", "Uncertain", "Verify"]
+
+Uncertain: TypeAlias = Literal["drop", "positive", "negative", "unlabelled"]
+Verify: TypeAlias = Literal["none", "present", "bytes", "pixels"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The decisions that change who is in a cohort, and what is known of them."""
+
+    record: Path | None = None
+    """Where the record is, if not in the source's own folder: MIMIC-IV's folder, or a table by
+    patient pseudonym, as the source says."""
+    window: int = 90
+    """A value of the record counts if it was taken at most this many days from the film."""
+    uncertain: Uncertain = "drop"
+    """A film whose labels are uncertain where they matter: drop leaves it out; positive and
+    negative take every uncertain label as that; unlabelled keeps the film without a label."""
+    complete: tuple[str, ...] = ()
+    """Fields that must be recorded; films without are left out."""
+    split: Literal["official", "seeded"] = "official"
+    """official: the publisher's, and where it has no part to tune on, a share of the training
+    patients; seeded: all patients drawn anew."""
+    lists: Path | None = None
+    """Published lists of films, as their authors ship them; they decide on the split."""
+    seed: int = 0
+    """Which patients are drawn; the same for everybody who gives the same seed."""
+    val_share: float = 0.1
+    """Of the patients, drawn for split val where the publisher has none."""
+    test_share: float = 0.2
+    """Of the patients, drawn for split test where the publisher has none."""
+    overlap: Literal["refuse", "drop"] = "refuse"
+    """A patient or a film in two splits: refuse stops; drop leaves out what is not in the part
+    that is judged later (test before val before train)."""
+    verify: Verify = "bytes"
+    """What is looked at of every film: nothing, whether it is there, whether two files are equal,
+    or whether two films have equal pixels (decodes all)."""
+    follow_links: bool = False
+    """Take films behind symbolic links that lead out of the folder."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.window <= 365:
+            raise UserError(f"--window {self.window}: must be 0 to 365 days")
+        for name in ("val_share", "test_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name):g}: must be above 0 and below 1")
+        if self.val_share + self.test_share >= 1:
+            raise UserError("--val_share and --test_share leave no patient to learn from")
+        if len(set(self.complete)) < len(self.complete):
+            raise UserError("--complete: a field is named twice")

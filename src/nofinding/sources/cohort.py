@@ -1,0 +1,198 @@
+"""`cohort:FOLDER`: a cohort that `nofinding cohort` has put together, one row a film, on disk.
+
+The folder holds films.parquet (`assembly.COLUMNS`, and a column for each field of the record) and
+cohort.json (where the films are, the fields' units, the flow, the SHA-256 of the table).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast, get_args, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nofinding.data.decode import FilmFile
+from nofinding.data.ehr import EhrField, convert
+from nofinding.errors import UserError
+from nofinding.sources.assembly import COLUMNS, Assembly
+from nofinding.sources.flow import Flow
+from nofinding.sources.lesions import Box, BoxLesion
+from nofinding.types import Record, Split, View
+
+__all__ = ["COHORT", "CohortFolder", "Films", "read_description", "write_table"]
+
+TABLE, DESCRIPTION = "films.parquet", "cohort.json"
+VERSION = 1
+ROWS = 16_384  # of a row group
+
+
+def write_table(assembly: Assembly, flow: Flow, folder: Path) -> dict[str, Any]:
+    """Writes films.parquet, by image_id, and gives what cohort.json has to say of it."""
+    fields = [f for f in assembly.fields.values() if f.name in assembly.offered]
+    columns = ", ".join(f'"{name}"' for name in (*COLUMNS, *(f.name for f in fields)))
+    target = str(folder / TABLE).replace("'", "''")
+    assembly.run(
+        f"COPY (SELECT {columns} FROM films ORDER BY image_id) TO '{target}' "
+        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROWS})"
+    )
+    return {
+        "version": VERSION,
+        "base": str(assembly.base.resolve()),
+        "source": assembly.source,
+        "films": flow.left,
+        "fields": {f.name: {"kind": f.kind, "unit": f.unit, "categories": [*f.categories]}
+                   for f in fields},
+        "fingerprint": fingerprint(folder / TABLE),
+        "sha256": _sha256(folder / TABLE),
+        "flow": flow.to_json(),
+    }  # fmt: skip
+
+
+def fingerprint(table: Path) -> str:
+    """One hash over who is in which part and what is known of them, without paths: two cohorts
+    with the same one are the same, wherever their films lie."""
+    digest = hashlib.sha256()
+    for batch in pq.ParquetFile(table).iter_batches(batch_size=ROWS):
+        names = [name for name in batch.schema.names if name not in ("path", "flags")]
+        columns = [batch.column(name).to_pylist() for name in names]
+        digest.update("|".join(names).encode())
+        for cells in zip(*columns, strict=True):
+            digest.update(repr(cells).encode())
+    return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What cohort.json says. Raises UserError where there is no cohort, or a changed one."""
+    file = folder / DESCRIPTION
+    if not folder.is_dir():
+        raise UserError(f"cohort:{folder}: is not a folder; `nofinding cohort` makes one")
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        right = (
+            told["version"] == VERSION
+            and isinstance(told["base"], str)
+            and isinstance(told["fields"], dict)
+        )
+        same = right and _sha256(folder / TABLE) == told["sha256"]
+    except OSError as error:
+        raise UserError(f"cohort:{folder}: {Path(error.filename or file).name} cannot be read "
+                        f"({error.strerror})") from None  # fmt: skip
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{file}: is not a cohort's description") from None
+    if not right:
+        raise UserError(f"{file}: is of version {told['version']}; this program reads {VERSION}")
+    if not same:
+        raise UserError(
+            f"{folder / TABLE}: is not the table of {DESCRIPTION}; make the cohort again"
+        )
+    return cast("dict[str, Any]", told)
+
+
+class Films(Sequence[Record]):
+    """The films of a cohort, made one by one when they are asked for: the table is kept as it is,
+    some 200 bytes a film."""
+
+    def __init__(self, folder: Path, fields: Mapping[str, EhrField]) -> None:
+        """Raises UserError where the cohort is damaged, or a field has another unit here."""
+        told = read_description(folder)
+        self.folder, self.base = folder, Path(told["base"])
+        self._fields = {n: f for n, f in fields.items() if n in told["fields"]}
+        for name, field in self._fields.items():
+            theirs = told["fields"][name]
+            if field.kind == "categorical" and [*field.categories] != theirs["categories"]:
+                raise UserError(
+                    f"cohort:{folder}: field {name} has {', '.join(theirs['categories'])}, here "
+                    f"{', '.join(field.categories)}"
+                )
+        self._units = {name: told["fields"][name]["unit"] for name in self._fields}
+        try:
+            self._table = pq.read_table(folder / TABLE, columns=[*COLUMNS, *self._fields])
+        except (pa.ArrowException, OSError):
+            raise UserError(f"{folder / TABLE}: is damaged") from None
+
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """The fields that the cohort has."""
+        return tuple(self._fields)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return self._record(index, self._table.slice(index, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Record]:
+        row = 0
+        for batch in self._table.to_batches(max_chunksize=1024):
+            for cells in batch.to_pylist():
+                yield self._record(row, cells)
+                row += 1
+
+    def _record(self, row: int, cells: dict[str, Any]) -> Record:
+        film = FilmFile(self.base / cells["path"], f"{self.folder}: film {row + 1}")
+        ehr = {}
+        for name, field in self._fields.items():
+            value = cells[name]
+            if value is None:
+                continue
+            if field.kind == "categorical":
+                ehr[name] = float(field.categories.index(value))
+            else:
+                ehr[name] = convert(value, self._units[name] or field.unit, field)
+        findings, taken = cells["findings"], cells["taken"]
+        boxes = tuple(
+            Box(b["left"], b["top"], b["wide"], b["high"], b["of_wide"], b["of_high"])
+            for b in cells["boxes"] or ()
+        )
+        return Record(
+            image_id=cells["image_id"],
+            patient_id=cells["patient_id"],
+            pixels=film,
+            ehr=ehr,
+            view=next((view for view in get_args(View) if view == cells.get("view")), None),
+            taken=taken.replace(tzinfo=UTC) if isinstance(taken, datetime) else None,
+            findings=None if findings is None else frozenset(findings),
+            split=cast("Split | None", cells["split"]),
+            lesion=BoxLesion(boxes, film) if boxes else None,
+            flags=tuple(cells["flags"] or ()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CohortFolder:
+    """The source: reads what `nofinding cohort` wrote."""
+
+    name: str = "cohort"
+    summary: str = "a cohort that `nofinding cohort` put together"
+
+    def sequence(self, root: str, fields: Mapping[str, EhrField]) -> Films:
+        """All films, read when asked for. Raises UserError as `Films` does."""
+        return Films(Path(root).expanduser(), fields)
+
+    def read(self, root: str, fields: Mapping[str, EhrField]) -> Iterator[Record]:
+        """The films, by image_id."""
+        yield from self.sequence(root, fields)
+
+    def offers(self, root: str, fields: Mapping[str, EhrField]) -> tuple[str, ...]:
+        """The fields that the cohort has a column of."""
+        told = read_description(Path(root).expanduser())
+        return tuple(name for name in fields if name in told["fields"])
+
+
+COHORT = CohortFolder()

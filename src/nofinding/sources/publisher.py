@@ -1,0 +1,61 @@
+"""A dataset in the folder that its publisher ships, as a source like any other."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from nofinding.data.ehr import EhrField
+from nofinding.sources.assembly import Assembly
+from nofinding.sources.choices import Choices
+from nofinding.sources.cohort import DESCRIPTION, CohortFolder, write_table
+from nofinding.sources.completion import complete, flow_of
+from nofinding.types import Record
+
+__all__ = ["Publisher", "read_assembled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """The source: what stands before the colon, and how its films get into an assembly."""
+
+    name: str
+    summary: str
+    assemble: Callable[[Assembly], None]
+    """Calls `csv`, `films`, `drop` and `remark` of the assembly; in SQL."""
+    official: bool
+    """Whether the publisher splits the films."""
+    layout: tuple[str, ...]
+    """The files that it reads, as they lie under the folder."""
+    record: str = ""
+    """What --record may be; empty: nothing."""
+    fields: tuple[str, ...] = ()
+    """The fields of the record that the source can give, if it is not told otherwise."""
+
+    def read(self, root: str, fields: Mapping[str, EhrField]) -> Iterator[Record]:
+        """The films under the default choices, which `nofinding cohort` changes.
+
+        Puts the cohort together anew each time; a cohort folder saves that.
+        """
+        choices = Choices(verify="present")
+        with tempfile.TemporaryDirectory() as workshop:
+            folder = Path(workshop)
+            (folder / "spill").mkdir()
+            path = Path(root).expanduser()
+            with closing(Assembly(self.name, path, fields, choices, folder / "spill")) as assembly:
+                self.assemble(assembly)
+                complete(assembly, official=self.official)
+                yield from read_assembled(assembly, folder)
+
+    def offers(self, root: str, fields: Mapping[str, EhrField]) -> tuple[str, ...]:
+        """The fields that the publisher ships, whether or not anything stands in them."""
+        return tuple(name for name in fields if name in self.fields)
+
+
+def read_assembled(assembly: Assembly, folder: Path) -> Iterator[Record]:
+    """The records of a finished assembly, by way of a cohort in an empty folder."""
+    told = write_table(assembly, flow_of(assembly), folder)
+    (folder / DESCRIPTION).write_text(json.dumps(told), encoding="utf-8")
+    yield from CohortFolder().read(str(folder), assembly.fields)
