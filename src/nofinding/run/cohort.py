@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
+from typing import overload
 
 from nofinding.data.cache import FilmCache
 from nofinding.data.decode import FilmFile
@@ -12,6 +15,7 @@ from nofinding.data.ehr import FIELDS, EhrField, read_fields
 from nofinding.data.split import check_splits
 from nofinding.errors import UserError
 from nofinding.sources import SOURCES
+from nofinding.sources.protocol import Kept
 from nofinding.sources.synthetic import innermost
 from nofinding.types import Record
 
@@ -39,8 +43,36 @@ def cache_at(folder: Path | None) -> FilmCache:
     return FilmCache(folder or Path(default))
 
 
+class Chained(Sequence[Record]):
+    """The films of several sources one after the other, without a copy of any."""
+
+    def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = [*accumulate(len(part) for part in self._parts)]
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Record]:
+        return chain.from_iterable(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        place = bisect_right(self._ends, index)
+        return self._parts[place][index - (self._ends[place - 1] if place else 0)]
+
+
 class Cohort:
     """The records of one or more sources, checked: ids are unique, no patient in two splits."""
+
+    records: Sequence[Record]
+    """In the order of the sources; those of a cohort folder are made when they are asked for."""
 
     def __init__(self, specs: Sequence[str], fields: Mapping[str, EhrField]) -> None:
         """Reads every row and looks for every film; decodes none. Raises UserError."""
@@ -48,17 +80,20 @@ class Cohort:
             raise UserError("--films is missing: write SOURCE:PATH, for example table:films.csv")
         self.specs = tuple(specs)
         parts = [source_of(spec) for spec in specs]
-        self.records: list[Record] = []
-        self.source: dict[str, int] = {}  # of each image_id, the number of its source
+        self._of_source: list[Sequence[Record]] = []
         offered: set[str] = set()
-        for number, (name, root) in enumerate(parts):
-            records = list(SOURCES[name].read(root, fields))
-            self.records += records
-            self.source |= {record.image_id: number for record in records}
-            offered |= set(SOURCES[name].offers(root, fields))
+        for name, root in parts:
+            source = SOURCES[name]
+            if isinstance(source, Kept):
+                self._of_source.append(source.sequence(root, fields))
+            else:
+                self._of_source.append(list(source.read(root, fields)))
+            offered |= set(source.offers(root, fields))
+        self.records = Chained(self._of_source)
         self.offers = tuple(name for name in fields if name in offered)
         self.phantom = any(innermost(*part)[1] == "phantom" for part in parts)
-        check_splits(self.records)
+        if len(parts) > 1 or not isinstance(SOURCES[parts[0][0]], Kept):
+            check_splits(self.records)
         for record in self.records:
             if isinstance(record.pixels, FilmFile):
                 record.pixels.check()
@@ -78,11 +113,18 @@ class Cohort:
     def balanced(self, records: Sequence[Record], most: int) -> list[Record]:
         """The records, those of small sources `most` times at most, so that no source drowns
         another: each is repeated as often as it fits into the largest."""
-        counts = Counter(self.source[record.image_id] for record in records)
+        wanted = {record.image_id for record in records}
+        number = {
+            record.image_id: place
+            for place, part in enumerate(self._of_source)
+            for record in part
+            if record.image_id in wanted
+        }
+        counts = Counter(number[record.image_id] for record in records)
         largest = max(counts.values())
         out: list[Record] = []
         for record in records:
-            out += [record] * min(most, largest // counts[self.source[record.image_id]])
+            out += [record] * min(most, largest // counts[number[record.image_id]])
         return out
 
     def fingerprint(self) -> str:

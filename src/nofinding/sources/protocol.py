@@ -1,12 +1,12 @@
 """What every source is to the rest of the program."""
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from nofinding.data.ehr import EhrField
 from nofinding.types import Record
 
-__all__ = ["Source"]
+__all__ = ["Kept", "Source"]
 
 
 class Source(Protocol):
@@ -28,4 +28,14 @@ class Source(Protocol):
 
     def offers(self, root: str, fields: Mapping[str, EhrField]) -> tuple[str, ...]:
         """The names of the fields that this source can give, in the order of `fields`."""
+        ...
+
+
+@runtime_checkable
+class Kept(Protocol):
+    """A source whose films are kept in a table and made one by one, checked when it was written:
+    no id occurs twice, no patient is in two splits, and what is listed was there."""
+
+    def sequence(self, root: str, fields: Mapping[str, EhrField]) -> Sequence[Record]:
+        """All films by number. Raises UserError where the table is not the one written."""
         ...
