@@ -2,7 +2,7 @@
 flow diagram, a split and its checks, too."""
 
 import os
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import pyarrow as pa
 
 from nofinding.data.decode import FilmFile, VolumeFile
 from nofinding.errors import UserError
-from nofinding.sources.assembly import Assembly
+from nofinding.sources.assembly import COLUMNS, Assembly
 from nofinding.sources.lesions import BoxLesion, MaskLesion
 from nofinding.sources.protocol import Source
 from nofinding.types import Record
 
 __all__ = ["assemble_records"]
+
+CHUNK = 10_000  # films that are held at once
 
 
 def assemble_records(assembly: Assembly, source: Source, root: str) -> bool:
@@ -25,26 +27,27 @@ def assemble_records(assembly: Assembly, source: Source, root: str) -> bool:
     """
     offered = source.offers(root, assembly.fields)
     base = assembly.base.resolve()
-    rows: list[dict[str, Any]] = []
+    kinds = dict(COLUMNS) | {
+        field.name: "DOUBLE" if field.kind == "numeric" else "VARCHAR"
+        for field in assembly.fields.values()
+    }
+    told = ", ".join(f'"{name}" {kind}' for name, kind in kinds.items())
+    assembly.run(f"CREATE TABLE given ({told})")
     official = False
-    for record in source.read(root, assembly.fields):
-        rows.append(_row(record, source.name, base, assembly))
-        official = official or record.split is not None
-    if not rows:
+    records = source.read(root, assembly.fields)
+    while some := list(islice(records, CHUNK)):
+        rows = [_row(record, source.name, base, assembly) for record in some]
+        official = official or any(record.split is not None for record in some)
+        names = [name for name in kinds if any(row.get(name) is not None for row in rows)]
+        chunk = pa.table({name: [row.get(name) for row in rows] for name in names})
+        assembly.con.register("chunk", chunk)
+        assembly.run("INSERT INTO given BY NAME SELECT * FROM chunk")
+        assembly.con.unregister("chunk")
+    if not assembly.one("SELECT count(*) FROM given"):
         raise UserError(f"{source.name}:{root}: has no film")
-    columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in _names(rows)}
-    assembly.con.register("chunk", pa.table(columns))
-    assembly.films("SELECT * FROM chunk", offers=offered)
-    assembly.con.unregister("chunk")
+    assembly.films("SELECT * FROM given", offers=offered)
+    assembly.run("DROP TABLE given")
     return official
-
-
-def _names(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The columns in which something stands."""
-    seen = dict.fromkeys(name for row in rows for name in row)
-    for name in seen:
-        if any(row.get(name) is not None for row in rows):
-            yield name
 
 
 def _row(record: Record, source: str, base: Path, assembly: Assembly) -> dict[str, Any]:
