@@ -1,21 +1,24 @@
 """The blur is the one that scipy knows."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from nofinding.functional.blur import gaussian_blur
+from nofinding.functional.blur import Border, gaussian_blur
 
 
+@pytest.mark.parametrize("border", get_args(Border))
 @pytest.mark.parametrize("sigma", [0.5, 1.3, 4.0])  # the last: a window wider than the map
-def test_it_is_scipys(sigma: float) -> None:
+def test_it_is_scipys(sigma: float, border: Border) -> None:
     maps = torch.randn(2, 3, 20, 13, generator=torch.Generator().manual_seed(0))
     wanted = np.stack(
-        [[gaussian_filter(m.numpy(), sigma, mode="nearest") for m in row] for row in maps]
+        [[gaussian_filter(m.numpy(), sigma, mode=border) for m in row] for row in maps]
     )
     torch.testing.assert_close(
-        gaussian_blur(maps, sigma), torch.from_numpy(wanted), rtol=0, atol=1e-5
+        gaussian_blur(maps, sigma, border), torch.from_numpy(wanted), rtol=0, atol=1e-5
     )
 
 

@@ -1,10 +1,8 @@
 """Teacher and student are compared as the paper's equations say."""
 
-import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 
-from nofinding.functional.feature_maps import cosine_map, film_cosine, gaussian_blur, summed_map
+from nofinding.functional.feature_maps import cosine_map, film_cosine, summed_map
 
 
 def test_cosine_map_is_of_the_channels_at_each_position() -> None:
@@ -21,14 +19,6 @@ def test_film_cosine_weighs_positions_by_their_length_and_the_map_does_not() -> 
     b = torch.tensor([[[[3.0, -4.0]]]])
     torch.testing.assert_close(film_cosine(a, b), torch.tensor([1 - (9 - 16) / 25]))
     torch.testing.assert_close(cosine_map(a, b)[0, 0, 0], torch.tensor([0.0, 2.0]))
-
-
-@pytest.mark.parametrize(("sigma", "shape"), [(1.0, (9, 7)), (4.0, (6, 20))])
-def test_blur_is_that_of_scipy(sigma: float, shape: tuple[int, int]) -> None:
-    film = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(0))
-    wanted = torch.stack([torch.from_numpy(gaussian_filter(x[0].numpy(), sigma)) for x in film])
-    torch.testing.assert_close(gaussian_blur(film, sigma)[:, 0], wanted, rtol=1e-5, atol=1e-6)
-    assert gaussian_blur(film, 0) is film
 
 
 def test_summed_map_adds_scales_with_their_corners_on_the_films() -> None:

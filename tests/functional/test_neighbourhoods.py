@@ -1,13 +1,10 @@
 """Neighbourhoods, joined grids and blur, against the plain definition and against SciPy."""
 
-import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 
 from nofinding.functional.neighbourhoods import (
-    blur,
     enlarge,
     join,
     neighbourhoods,
@@ -48,16 +45,8 @@ def test_join_brings_all_maps_on_the_first_grid(mode: str) -> None:
     assert torch.equal(rows(found)[1, 11], found[1, :, 1, 3])
 
 
-@pytest.mark.parametrize("sigma", [0.7, 2.0])
-def test_blur_is_scipys(sigma: float) -> None:
-    x = maps(2, 1, 24, 17)
-    wanted = np.stack([gaussian_filter(f.double().numpy(), sigma, mode="mirror") for f in x[:, 0]])
-    np.testing.assert_allclose(blur(x, sigma)[:, 0], wanted, atol=1e-5)
-    assert torch.equal(blur(x, 0.0), x)
-
-
-def test_a_blur_wider_than_the_map_keeps_its_level_and_sign() -> None:
+def test_an_enlarged_map_keeps_its_level_and_sign() -> None:
     x = torch.full((1, 1, 6, 6), 3.0)
-    torch.testing.assert_close(blur(x, 4.0), x)
+    torch.testing.assert_close(enlarge(x, (6, 6), 4.0), x)
     assert enlarge(torch.rand(1, 1, 3, 3), (12, 12), 4.0).min() >= 0
     assert enlarge(x, (12, 9), 1.0).shape == (1, 1, 12, 9)

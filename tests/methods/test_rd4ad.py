@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
-from nofinding.functional.feature_maps import gaussian_blur
+from nofinding.functional.blur import gaussian_blur
 from nofinding.methods.frozen_maps import MapFilms, unpacked, with_epochs
 from nofinding.methods.rd4ad import RD4AD, RD4ADConfig
 from nofinding.training import Job, TrainConfig
@@ -67,7 +67,7 @@ def test_the_map_sums_one_minus_cos_of_each_scale_and_the_score_is_its_maximum(
         wanted += nn.functional.interpolate(
             alone, size=(64, 64), mode="bilinear", align_corners=True
         )
-    wanted = gaussian_blur(wanted, 1.5)
+    wanted = gaussian_blur(wanted, 1.5, "reflect")
     assert scores.map is not None
     torch.testing.assert_close(scores.map, wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(scores.score, wanted.amax((1, 2, 3)), rtol=0, atol=1e-5)

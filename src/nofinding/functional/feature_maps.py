@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["cosine_map", "film_cosine", "gaussian_blur", "summed_map"]
+from nofinding.functional.blur import gaussian_blur
+
+__all__ = ["cosine_map", "film_cosine", "summed_map"]
 
 Maps = Float[Tensor, "b c i j"]
 NORM = 1e-8  # the least length of a vector, as in torch's own cosine similarity
-TRUNCATE = 4.0  # standard deviations that a blur looks to either side
 
 
 def cosine_map(a: Maps, b: Maps) -> Float[Tensor, "b 1 i j"]:
@@ -39,27 +40,4 @@ def summed_map(
     """
     stretched = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps]
     total = torch.stack(stretched).sum(0)
-    return gaussian_blur(total, sigma)
-
-
-def gaussian_blur(film: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
-    """A Gaussian blur, the film mirrored at its border (the border pixel twice); 0: as it is.
-
-    What scipy.ndimage.gaussian_filter gives in its default settings.
-    """
-    if sigma <= 0:
-        return film
-    down, across = (_blur_matrix(side, sigma).to(film) for side in film.shape[-2:])
-    blurred: Tensor = down @ film @ across.T
-    return blurred
-
-
-def _blur_matrix(side: int, sigma: float) -> Float[Tensor, "side side"]:
-    """Row i: the weights of all pixels of a line in the blurred pixel i."""
-    radius = int(TRUNCATE * sigma + 0.5)
-    offset = torch.arange(-radius, radius + 1)
-    weights = torch.exp(-0.5 * (offset.double() / sigma) ** 2)
-    place = (torch.arange(side)[:, None] + offset) % (2 * side)
-    place = torch.where(place < side, place, 2 * side - 1 - place)  # folded back into the line
-    matrix = torch.zeros(side, side, dtype=torch.float64)
-    return matrix.scatter_add_(1, place, (weights / weights.sum()).expand(side, -1)).float()
+    return gaussian_blur(total, sigma, border="reflect")

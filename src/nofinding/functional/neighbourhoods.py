@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["blur", "enlarge", "join", "neighbourhoods", "pool_channels", "rows"]
+from nofinding.functional.blur import gaussian_blur
+
+__all__ = ["enlarge", "join", "neighbourhoods", "pool_channels", "rows"]
 
 Maps = Float[Tensor, "b c h w"]
 
@@ -55,23 +57,4 @@ def enlarge(
 ) -> Float[Tensor, "b 1 h w"]:
     """A coarse map on the film's grid: interpolated linearly, then blurred."""
     grown = F.interpolate(map, size=tuple(size), mode="bilinear", align_corners=False)
-    return blur(grown, sigma)
-
-
-def blur(map: Float[Tensor, "b 1 h w"], sigma: float) -> Float[Tensor, "b 1 h w"]:
-    """A Gaussian of `sigma` pixels over the map, cut at 4 sigma; the border is mirrored.
-
-    As `scipy.ndimage.gaussian_filter` with mode "mirror". On a map too small for it, the
-    Gaussian is cut where the mirror ends. `sigma` 0 changes nothing.
-    """
-    if sigma <= 0:
-        return map
-    for axis in (-2, -1):
-        radius = min(int(4 * sigma + 0.5), map.shape[axis] - 1)
-        offset = torch.arange(-radius, radius + 1, device=map.device, dtype=map.dtype)
-        weights = torch.exp(-0.5 * (offset / sigma) ** 2)
-        weights = weights / weights.sum()
-        side = [0, 0, radius, radius] if axis == -2 else [radius, radius, 0, 0]
-        kernel = weights.reshape((1, 1, -1, 1) if axis == -2 else (1, 1, 1, -1))
-        map = F.conv2d(F.pad(map, side, mode="reflect"), kernel)
-    return map
+    return gaussian_blur(grown, sigma, border="mirror")
