@@ -31,6 +31,7 @@ SWITCHES = (
     "--matched",
     "--pictures",
     "--follow_links",
+    "--segmentation",
 )  # options that are true or false
 
 USAGE = """\
@@ -44,6 +45,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding score --model MODEL FILE... --ehr age=63 sex=M view=PA --out DIR
   nofinding evaluate --scores DIR/scores.csv --films SOURCE:PATH --out REPORT
   nofinding bench --films SOURCE:PATH... --out BENCH         every method on the same films
+  nofinding export FILE... --scores DIR --out DICOM          scores as DICOM: report, picture, map
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
@@ -168,6 +170,16 @@ def _example_parser(method: str | None, preset: str | None) -> ArgumentParser:
     return parser
 
 
+def _export_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import ExportOptions
+
+    parser = _new("export", _first_line(ExportOptions))
+    scored = "the DICOM files that were scored"
+    parser.add_argument("files", nargs="+", type=str, metavar="FILE", help=scored)
+    _with_options(parser, ExportOptions)
+    return parser
+
+
 def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.run import ImportOptions
 
@@ -255,6 +267,13 @@ def _example(parser: ArgumentParser, parsed: Namespace) -> None:
     print(write_example(parsed.source, _options(ExampleOptions, parsed, ("source",))))
 
 
+def _export(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import ExportOptions, export
+
+    for path in export(parsed.files, _options(ExportOptions, parsed, ("files",))):
+        print(path)
+
+
 def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import ImportOptions, import_official
 
@@ -311,6 +330,7 @@ COMMANDS: dict[str, Command] = {
     "import-official": (_import_official, _import_parser),
     "demo": (_demo, _demo_parser),
     "example": (_example, _example_parser),
+    "export": (_export, _export_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
     "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
     "recipes": (_recipes, _recipes_parser),

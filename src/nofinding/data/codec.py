@@ -57,8 +57,8 @@ def raster(path: Path, kind: str) -> Shaped[np.ndarray, "h w"]:
 
 
 def answer(path: Path, what: str) -> tuple[dict[str, Any], bytes]:
-    """What the file says of itself ("header"), its pixels ("pixels"), or, of a NIfTI file, its
-    voxels ("volume") or where they are not 0 ("mask")."""
+    """What the file says of itself ("header", "identity"), its pixels ("pixels"), or, of a NIfTI
+    file, its voxels ("volume") or where they are not 0 ("mask")."""
     if path.exists() and not path.is_file():  # a pipe or a device would never end
         raise FilmError("is not a file")
     with path.open("rb") as file:
@@ -70,6 +70,8 @@ def answer(path: Path, what: str) -> tuple[dict[str, Any], bytes]:
     kind = kind_of(start)
     if what == "header":
         return {"header": dicom.header(path) if kind == "DICOM" else {}}, b""
+    if what == "identity":
+        return {"identity": dicom.identity(path) if kind == "DICOM" else {}}, b""
     pixels = dicom.pixels(path) if kind == "DICOM" else raster(path, kind)
     return {"dtype": str(pixels.dtype), "shape": pixels.shape}, pixels.tobytes()
 

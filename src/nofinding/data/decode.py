@@ -30,7 +30,7 @@ from nofinding.data.limits import TIMEOUT, FilmError, check_decoded, kind_of, re
 from nofinding.errors import UserError
 from nofinding.types import Pixels, Record
 
-__all__ = ["FilmFile", "VolumeFile", "check_files", "read_header"]
+__all__ = ["FilmFile", "VolumeFile", "check_files", "read_header", "read_identity"]
 
 TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
 
@@ -222,6 +222,16 @@ def read_header(path: Path) -> dict[str, str]:
     except FilmError as error:
         raise UserError(f"{path} {error}") from None
     return header
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """Whose film a DICOM file is and how it lies, as DICOM JSON (`dicom.identity`); {} for PNG and
+    JPEG. Raises UserError, one line, where the file cannot be read."""
+    try:
+        told: dict[str, Any] = _child.ask(path, "identity")[0]["identity"]
+    except FilmError as error:
+        raise UserError(f"{path} {error}") from None
+    return told
 
 
 def check_files(records: Iterable[Record]) -> None:

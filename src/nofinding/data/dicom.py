@@ -5,6 +5,7 @@ for MONOCHROME1 or an INVERSE presentation shape. Where the file brings no windo
 that between two percentiles (`image.from_stored`).
 """
 
+import json
 import re
 import struct
 from pathlib import Path
@@ -18,11 +19,23 @@ from pydicom.encaps import get_frame
 from nofinding.data.image import from_stored
 from nofinding.data.limits import FilmError, check_size
 
-__all__ = ["header", "pixels"]
+__all__ = ["header", "identity", "pixels"]
 
 # start-of-frame markers of JPEG (not the tables DHT, JPG, DAC in between) and of JPEG-LS
 SIZED = ({*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}) | {0xFFF7}
 ASKED = ("PatientAge", "PatientSex", "ViewPosition", "PatientSize", "PatientWeight")
+
+IDENTITY = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "StudyID"),
+    *("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("PatientAge", "PatientSize", "PatientWeight", "AccessionNumber", "StudyDate", "StudyTime"),
+    *("StudyDescription", "ReferringPhysicianName", "Modality", "Manufacturer"),
+    *("InstanceNumber", "SeriesNumber", "BodyPartExamined", "ViewPosition", "ImageLaterality"),
+    *("PatientOrientation", "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing"),
+    *("FrameOfReferenceUID", "NumberOfFrames", "ImageType", "PhotometricInterpretation"),
+    *("SpecificCharacterSet", "TimezoneOffsetFromUTC"),
+)  # what an object about a film must repeat, or needs to lie on it
+IDENTITY_MOST = 2**15  # characters of JSON
 
 
 def header(path: Path) -> dict[str, str]:
@@ -31,6 +44,20 @@ def header(path: Path) -> dict[str, str]:
     values = {name: dataset.get(name) for name in ASKED}
     texts = {name: str(value).strip()[:32] for name, value in values.items() if value is not None}
     return {name: text for name, text in texts.items() if text}
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """Whose film it is and how it lies: the elements of IDENTITY that the file has, as DICOM JSON
+    (PS3.18 annex F). Sequences and everything else stay behind."""
+    dataset = dcmread(path, stop_before_pixels=True, specific_tags=[*IDENTITY])
+    told = Dataset()
+    for element in dataset:
+        if element.keyword in IDENTITY and element.VR != "SQ":
+            told.add(element)
+    found: dict[str, Any] = told.to_json_dict()
+    if len(json.dumps(found)) > IDENTITY_MOST:
+        raise FilmError("has a header larger than a film's")
+    return found
 
 
 def pixels(path: Path) -> Float[np.ndarray, "h w"]:

@@ -5,6 +5,7 @@ from nofinding.run.benching import BenchOptions, bench
 from nofinding.run.demo import DemoOptions, demo
 from nofinding.run.evaluating import EvaluateOptions, evaluate
 from nofinding.run.exampling import ExampleOptions, write_example
+from nofinding.run.exporting import ExportOptions, export
 from nofinding.run.fitting import FitOptions, fit
 from nofinding.run.gating import FitGateOptions, fit_gate_alone
 from nofinding.run.importing import ImportOptions, import_official
@@ -16,6 +17,7 @@ __all__ = [
     "DemoOptions",
     "EvaluateOptions",
     "ExampleOptions",
+    "ExportOptions",
     "FitGateOptions",
     "FitOptions",
     "ImportOptions",
@@ -24,6 +26,7 @@ __all__ = [
     "bench",
     "demo",
     "evaluate",
+    "export",
     "fit",
     "fit_gate_alone",
     "import_official",

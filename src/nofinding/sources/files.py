@@ -13,7 +13,7 @@ from nofinding.data.ehr import EhrField, parse, plausible
 from nofinding.errors import UserError
 from nofinding.types import Record, View
 
-__all__ = ["file_records"]
+__all__ = ["file_name", "file_records"]
 
 AGES = {"": None, "Y": "a", "M": "mo", "W": "wk", "D": "d"}  # some films leave the letter out
 HEADER = {  # DICOM keyword -> (field, unit that the standard gives it)
@@ -42,9 +42,7 @@ def file_records(
     for path in map(Path, paths):
         film = FilmFile(path)
         film.check()
-        name = path.stem
-        if UID.fullmatch(name) or not name.isprintable():
-            name = f"film-{film.fingerprint()[:12]}"
+        name = file_name(path, film)
         if name in records:
             raise UserError(f"{path}: another film is called {name!r} too; use table: for those")
         written, unusable = _from_header(read_header(path), fields, stated)
@@ -59,6 +57,14 @@ def file_records(
             flags=(*unusable, *flags),
         )
     return [*records.values()]
+
+
+def file_name(path: Path, film: FilmFile) -> str:
+    """The image_id of a single file: its name without ending, unless that is a DICOM UID."""
+    name = path.stem
+    if UID.fullmatch(name) or not name.isprintable():
+        return f"film-{film.fingerprint()[:12]}"
+    return name
 
 
 def _pairs(pairs: Sequence[str], fields: Mapping[str, EhrField]) -> dict[str, float]:

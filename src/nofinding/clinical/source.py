@@ -1,0 +1,72 @@
+"""The film that a result is about, as far as its objects must repeat it: no pixel, and of the
+header only what is on a list, read where it can do no harm."""
+
+from pathlib import Path
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, generate_uid
+from pydicom.valuerep import validate_value
+
+from nofinding.data.decode import read_identity
+from nofinding.errors import UserError
+
+__all__ = ["read_source", "spacing_of", "uid_of"]
+
+# What every object must have, if only empty (type 2, PS3.3 C.7.1.1 and C.7.2.1).
+EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+
+
+def read_source(path: Path) -> Dataset:
+    """Patient, study, series and geometry of a DICOM film. Raises UserError where it is none, or
+    says not to which study it belongs."""
+    told = read_identity(path)
+    if not told:
+        raise UserError(f"{path} is not a DICOM file; only such a film can have DICOM results")
+    film = Dataset()
+    for tag, element in told.items():
+        values = element.get("Value", [])
+        if _valid(element["vr"], values if element["vr"] != "PN" else []):
+            film.update(Dataset.from_json({tag: element}))
+    for keyword in EMPTY:
+        if keyword not in film:
+            setattr(film, keyword, None)
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        value = film.get(keyword)
+        if not value or not UID(str(value)).is_valid:
+            raise UserError(f"{path}: its {keyword} is missing or no UID; results need it")
+    for keyword in ("Rows", "Columns"):
+        if not film.get(keyword):
+            raise UserError(f"{path}: has no {keyword}")
+    return film
+
+
+def _valid(vr: str, values: list[object]) -> bool:
+    """Whether a value is one that its kind may have: an archive refuses objects with others."""
+    try:
+        for value in values:
+            validate_value(vr, str(value) if vr in ("DS", "IS") else value, config.RAISE)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def spacing_of(film: Dataset) -> tuple[float, float]:
+    """Millimetres between rows and between columns at the detector; 1 where nothing is told.
+
+    PixelSpacing is preferred where it was calibrated, else ImagerPixelSpacing is taken
+    (PS3.3 C.8.11.3 and 10.7.1.3).
+    """
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        value = film.get(keyword)
+        if value is not None and len(value) == 2 and all(0 < float(v) < 100 for v in value):
+            return float(value[0]), float(value[1])
+    return 1.0, 1.0
+
+
+def uid_of(*parts: str) -> UID:
+    """A UID that follows from the parts: the same result of the same film is one object."""
+    return generate_uid(entropy_srcs=list(parts))
