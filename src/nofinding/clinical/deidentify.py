@@ -1,0 +1,215 @@
+"""A film without the person: the Basic Application Level Confidentiality Profile of PS3.15 annex E.
+
+What is done to which element is the standard's table E.1-1, taken from dicom-anonymizer, which has
+a copy of it; where the table leaves a choice, that which says least and keeps the object valid is
+made. Private elements, overlays and curves go. UIDs and the patient's id become pseudonyms that
+follow from a secret key, so that films of one study stay together.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
+
+from nofinding import __version__
+from nofinding.data.limits import FilmError
+
+__all__ = ["TABLE", "Profile", "deidentified", "pseudonym"]
+
+TABLE = "dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c"
+SHIFT = 365  # days at most that dates are moved back
+LEAST = 16  # bytes of a key
+
+# PS3.15 table E.1-1, column "Retain Patient Characteristics Option".
+CHARACTERISTICS = frozenset(
+    Tag(keyword)
+    for keyword in (
+        *("PatientSex", "PatientAge", "PatientSize", "PatientWeight", "EthnicGroup"),
+        *("PregnancyStatus", "SmokingStatus", "PatientSexNeutered", "Allergies"),
+    )
+)
+DUMMY: dict[str, Any] = {
+    "AE": "REMOVED", "AS": "000Y", "CS": "REMOVED", "DA": "19000101", "DS": "0", "DT": "19000101",
+    "FD": 0.0, "FL": 0.0, "IS": "0", "LO": "REMOVED", "LT": "REMOVED", "PN": "REMOVED^",
+    "SH": "REMOVED", "SL": 0, "SS": 0, "ST": "REMOVED", "TM": "000000", "UC": "REMOVED",
+    "UL": 0, "UR": "", "US": 0, "UT": "REMOVED", "OB": b"\0\0", "OW": b"\0\0", "UN": b"\0\0",
+}  # fmt: skip
+CODES = {
+    "profile": ("113100", "Basic Application Confidentiality Profile"),
+    "characteristics": ("113108", "Retain Patient Characteristics Option"),
+    "dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Which options of the standard are taken beside the basic profile."""
+
+    key: bytes
+    """Secret; whoever has it can link pseudonyms to patients."""
+    characteristics: bool = True
+    """Keep sex, age, size and weight, which the model's record needs."""
+    dates: bool = False
+    """Keep the days between a patient's films: every date is moved by as many days as the key
+    says, 1 to 365 back. Otherwise dates are emptied or replaced."""
+
+    def __post_init__(self) -> None:
+        if len(self.key) < LEAST:
+            raise ValueError(f"a key has {LEAST} bytes or more")
+
+    def digest(self, what: str, text: str) -> bytes:
+        """The keyed hash of a text, for one purpose."""
+        return hmac.digest(self.key, f"{what}|{text}".encode(), hashlib.sha256)
+
+
+def pseudonym(profile: Profile, patient_id: str, issuer: str = "") -> str:
+    """What a patient is called afterwards: 16 hex digits."""
+    return profile.digest("patient", f"{issuer}|{patient_id}").hex()[:16]
+
+
+def deidentified(dataset: Dataset, profile: Profile) -> Dataset:
+    """A copy without the person. Raises FilmError where names may be burnt into the pixels."""
+    if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES":
+        raise FilmError("says that names are burnt into its pixels; those are not cleaned here")
+    patient = str(dataset.get("PatientID") or ""), str(dataset.get("IssuerOfPatientID") or "")
+    days = 1 + int.from_bytes(profile.digest("days", "|".join(patient))[:4]) % SHIFT
+    cleaned = _cleaned(dataset, profile, days)
+    name = pseudonym(profile, *patient)
+    cleaned.PatientID, cleaned.PatientName = name, f"{name}^"
+    cleaned.PatientIdentityRemoved = "YES"
+    cleaned.LongitudinalTemporalInformationModified = "MODIFIED" if profile.dates else "REMOVED"
+    cleaned.DeidentificationMethod = [f"nofinding {__version__}", "PS3.15 annex E, basic profile"]
+    taken = ("profile", *(n for n in ("characteristics", "dates") if getattr(profile, n)))
+    cleaned.DeidentificationMethodCodeSequence = [_code(*CODES[name]) for name in taken]
+    cleaned.file_meta = FileMetaDataset()
+    cleaned.file_meta.MediaStorageSOPClassUID = cleaned.SOPClassUID
+    cleaned.file_meta.MediaStorageSOPInstanceUID = cleaned.SOPInstanceUID
+    cleaned.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    return cleaned
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+    return code
+
+
+@cache
+def _actions() -> tuple[dict[int, str], tuple[tuple[int, int, str], ...]]:
+    """The action on each tag, and on each (tag, mask); X wins nothing, for an object must stay
+    valid: of X/Z it is Z, of Z/D, X/D and X/Z/D it is D, of X/Z/U* it is U."""
+    table = import_module(TABLE)
+    lists = {"X": "X_TAGS", "Z": "Z_TAGS", "D": "D_TAGS", "U": "U_TAGS"}
+    several = {"X_Z_TAGS": "Z", "Z_D_TAGS": "D", "X_D_TAGS": "D", "X_Z_D_TAGS": "D",
+               "X_Z_U_STAR_TAGS": "U"}  # fmt: skip
+    named = [(name, action) for action, name in lists.items()] + [*several.items()]
+    plain: dict[int, str] = {}
+    masked: list[tuple[int, int, str]] = []
+    for name, action in named:
+        for entry in getattr(table, name):
+            tag = (entry[0] << 16) | entry[1]
+            if len(entry) == 2:
+                plain[tag] = action
+            else:
+                masked.append((tag, (entry[2] << 16) | entry[3], action))
+    return plain, tuple(masked)
+
+
+def action_on(tag: BaseTag) -> str:
+    """X: remove, Z: empty, D: replace, U: another UID, K: keep."""
+    plain, masked = _actions()
+    if int(tag) in plain:
+        return plain[int(tag)]
+    for start, mask, action in masked:
+        if int(tag) & mask == start & mask:
+            return action
+    return "K"
+
+
+def _cleaned(dataset: Dataset, profile: Profile, days: int) -> Dataset:
+    made = Dataset()
+    for element in dataset:
+        tag = element.tag
+        if tag.is_private or 0x5000 <= tag.group < 0x5100 or 0x6000 <= tag.group < 0x6100:
+            continue
+        if element.VR == "UN" or (not element.keyword and element.VR != "SQ"):
+            continue  # nobody knows what it says
+        action = action_on(tag)
+        if profile.characteristics and tag in CHARACTERISTICS:
+            action = "K"
+        if profile.dates and element.VR in ("DA", "DT", "TM"):
+            action = "S"
+        if element.VR == "UI" and action == "Z":
+            action = "U"
+        changed = ACTIONS[action](element, profile, days)
+        if changed is not None:
+            made.add(changed)
+    return made
+
+
+def _kept(element: DataElement, profile: Profile, days: int) -> DataElement:
+    if element.VR != "SQ":
+        return element
+    items = [_cleaned(item, profile, days) for item in element.value]
+    return DataElement(element.tag, "SQ", items)
+
+
+def _emptied(element: DataElement, profile: Profile, days: int) -> DataElement:
+    return DataElement(element.tag, element.VR, [] if element.VR == "SQ" else None)
+
+
+def _replaced(element: DataElement, profile: Profile, days: int) -> DataElement:
+    if element.VR == "SQ":  # its items are cleaned by the same table
+        return _kept(element, profile, days)
+    if element.VR == "UI":
+        return _renamed(element, profile, days)
+    return DataElement(element.tag, element.VR, DUMMY.get(element.VR))
+
+
+def _renamed(element: DataElement, profile: Profile, days: int) -> DataElement:
+    if element.VR != "UI":
+        return _replaced(element, profile, days)
+    values = element.value if element.VM > 1 else [element.value] if element.value else []
+    return DataElement(element.tag, "UI", [other_uid(profile, str(value)) for value in values])
+
+
+def other_uid(profile: Profile, uid: str) -> UID:
+    """The pseudonym of a UID: of the form 2.25 (PS3.5 annex B.2). The standard's own UIDs stay."""
+    if uid.startswith("1.2.840.10008."):
+        return UID(uid)
+    return UID(f"2.25.{int.from_bytes(profile.digest('uid', uid)[:16])}")
+
+
+def _shifted(element: DataElement, profile: Profile, days: int) -> DataElement | None:
+    """The date as many days earlier; a time of day as it is; nothing where it is no date."""
+    if element.VR == "TM":
+        return element
+    values = element.value if element.VM > 1 else [element.value]
+    moved = []
+    for value in values:
+        text = str(value or "")
+        try:
+            day = datetime.strptime(text[:8], "%Y%m%d") - timedelta(days=days)
+        except (ValueError, OverflowError):
+            return _emptied(element, profile, days)
+        moved.append(f"{day:%Y%m%d}" + (text[8:] if element.VR == "DT" else ""))
+    return DataElement(element.tag, element.VR, moved)
+
+
+ACTIONS: dict[str, Callable[[DataElement, Profile, int], DataElement | None]] = {
+    "X": lambda element, profile, days: None,
+    "Z": _emptied,
+    "D": _replaced,
+    "U": _renamed,
+    "S": _shifted,
+    "K": _kept,
+}
