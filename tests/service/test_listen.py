@@ -1,0 +1,160 @@
+"""C-STORE: on the disk before the sender is told so, and only from those who may."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pynetdicom import AE
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    Verification,
+)
+
+from nofinding.errors import UserError
+from nofinding.service import listen
+from nofinding.service.listen import Listener, ListenOptions, Received, Spool
+from nofinding.sources.examples import Copy
+
+TAGS = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.2", "PatientID": "CANARY-7"}
+KEY = b"0123456789abcdef"
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    copy = Copy(root=tmp_path / "films", patients=8, seed=0, size=64)
+    return copy.dicom("film.dcm", copy.film(0), **TAGS)
+
+
+@pytest.fixture
+def arrived() -> list[Received]:
+    return []
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool", KEY, keep_free=0)
+
+
+@pytest.fixture
+def listener(spool: Spool, arrived: list[Received]) -> Iterator[Listener]:
+    options = ListenOptions(port=0, accept=("SCANNER",), associations=3, seconds=5)
+    with Listener(options, spool, arrived.append) as running:
+        yield running
+
+
+def send(port: int, film: Path, sender: str = "SCANNER", called: str = "NOFINDING") -> int | None:
+    """The status of a C-STORE; None where the association is not accepted."""
+    ae = AE(ae_title=sender)
+    ae.add_requested_context(DigitalXRayImageStorageForPresentation)
+    association = ae.associate("127.0.0.1", port, ae_title=called)
+    if not association.is_established:
+        return None
+    status = association.send_c_store(dcmread(film))
+    association.release()
+    return int(status.Status)
+
+
+def test_a_film_is_on_the_disk_as_it_was_sent(
+    listener: Listener, film: Path, arrived: list[Received]
+) -> None:
+    assert send(listener.port, film) == 0
+    (received,) = arrived
+    kept, sent = dcmread(received.path), dcmread(film)
+    assert kept.PixelData == sent.PixelData and kept.SOPInstanceUID == sent.SOPInstanceUID
+    assert kept.file_meta.TransferSyntaxUID in listen.SYNTAXES
+    assert sent.SOPInstanceUID not in received.path.name and "CANARY" not in received.path.name
+
+
+def test_the_same_film_again_is_one_file_and_other_pixels_are_two(
+    listener: Listener, film: Path, arrived: list[Received], spool: Spool
+) -> None:
+    assert send(listener.port, film) == send(listener.port, film) == 0
+    assert arrived[0] == arrived[1] and len(list(spool.folder.iterdir())) == 1
+    data = dcmread(film)
+    data.PixelData = bytes(reversed(data.PixelData))
+    data.save_as(film)
+    assert send(listener.port, film) == 0
+    assert arrived[2].film == arrived[0].film and arrived[2].digest != arrived[0].digest
+    assert len(list(spool.folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("sender", "called"), [("STRANGER", "NOFINDING"), ("SCANNER", "OTHER")])
+def test_others_are_not_let_in(listener: Listener, film: Path, sender: str, called: str) -> None:
+    assert send(listener.port, film, sender, called) is None
+
+
+def test_echo_and_what_is_no_film(listener: Listener) -> None:
+    ae = AE(ae_title="SCANNER")
+    ae.add_requested_context(Verification)
+    ae.add_requested_context(CTImageStorage)
+    association = ae.associate("127.0.0.1", listener.port, ae_title="NOFINDING")
+    assert association.send_c_echo().Status == 0
+    refused = [context.abstract_syntax for context in association.rejected_contexts]
+    association.release()
+    assert refused == [CTImageStorage]
+
+
+def test_a_full_disk_and_a_full_queue_are_told(
+    spool: Spool, film: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(received: Received) -> None:
+        raise RuntimeError("the queue is full")
+
+    options = ListenOptions(port=0, accept=("SCANNER",), seconds=5)
+    with Listener(options, spool, full) as running:
+        assert send(running.port, film) == 0xA700
+    roomy = Spool(tmp_path / "other", KEY, keep_free=2**62)
+    with Listener(options, roomy, lambda received: None) as running:
+        assert send(running.port, film) == 0xA700
+    assert not list(roomy.folder.iterdir())
+
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "input/output error")
+
+    monkeypatch.setattr("nofinding.service.durable.os.fsync", broken)
+    empty = Spool(tmp_path / "third", KEY, keep_free=0)
+    with Listener(options, empty, lambda received: None) as running:
+        assert send(running.port, film) == 0xA700
+    assert not list(empty.folder.iterdir())
+
+
+def test_more_than_allowed_wait_outside(listener: Listener) -> None:
+    ae = AE(ae_title="SCANNER")
+    ae.add_requested_context(Verification)
+    held = [ae.associate("127.0.0.1", listener.port, ae_title="NOFINDING") for _ in range(4)]
+    established = [association.is_established for association in held]
+    for association in held:
+        association.release()
+    assert established == [True, True, True, False]
+
+
+def test_storescu_sends_a_film(listener: Listener, film: Path, arrived: list[Received]) -> None:
+    command = ["storescu", "-aet", "SCANNER", "-aec", "NOFINDING", "127.0.0.1"]
+    try:
+        subprocess.run([*command, str(listener.port), str(film)], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("storescu (dcmtk) is not installed")
+    assert len(arrived) == 1
+
+
+def test_left_overs_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / ".film.dcm.7.tmp").write_bytes(b"half")
+    assert not list(Spool(tmp_path / "spool", KEY).folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"accept": ()}, "--accept is missing"),
+        ({"title": "x" * 17}, "1 to 16 ASCII"),
+        ({"associations": 0}, "--associations 0"),
+        ({"port": 70000}, "--port 70000"),
+    ],
+)
+def test_options_that_cannot_be(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        ListenOptions(**({"accept": ("A",)} | changes))  # type: ignore[arg-type]

@@ -1,0 +1,160 @@
+"""What was accepted is done once, whatever dies in between."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from nofinding.errors import UserError
+from nofinding.service.queue import FullError, Queue
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(tmp_path: Path, clock: Clock) -> Queue:
+    return Queue(tmp_path / "queue.sqlite", capacity=5, lease=60, clock=clock)
+
+
+def test_a_job_goes_its_way(queue: Queue) -> None:
+    accepted = queue.offer("film", "digest", {"path": "a"})
+    assert accepted.new and accepted.job.state == "waiting"
+    (job,) = queue.claim()
+    assert job.payload == {"path": "a"} and job.state == "working" and not queue.claim()
+    assert queue.done(job, {"score": 1.5})
+    ended = queue.get(job.id)
+    assert ended is not None and ended.state == "done" and ended.result == {"score": 1.5}
+    assert queue.counts() == {"waiting": 0, "working": 0, "done": 1, "failed": 0}
+
+
+def test_the_same_film_again_is_one_job_and_other_pixels_are_a_conflict(queue: Queue) -> None:
+    first = queue.offer("film", "one", {})
+    again = queue.offer("film", "one", {})
+    assert not again.new and again.job.id == first.job.id
+    other = queue.offer("film", "two", {})
+    assert other.new and other.job.conflict and not first.job.conflict
+
+
+def test_jobs_are_done_in_the_order_they_came(queue: Queue) -> None:
+    names = [queue.offer(f"film {i}", "d", {}).job.id for i in range(4)]
+    assert [job.id for job in queue.claim(3)] == names[:3]
+    assert [job.id for job in queue.claim(3)] == names[3:]
+
+
+def test_a_full_queue_refuses_and_takes_again(queue: Queue) -> None:
+    for i in range(5):
+        queue.offer(f"film {i}", "d", {})
+    with pytest.raises(FullError) as refused:
+        queue.offer("film 5", "d", {})
+    assert refused.value.seconds > 0
+    assert not queue.offer("film 0", "d", {}).new  # what is there already is no new work
+    (job,) = queue.claim()
+    queue.done(job, {})
+    assert queue.offer("film 5", "d", {}).new
+
+
+def test_a_worker_that_dies_loses_the_job_once_more_and_then_it_has_failed(
+    queue: Queue, clock: Clock
+) -> None:
+    queue.offer("film", "d", {})
+    (first,) = queue.claim()
+    clock.now += 61
+    (second,) = queue.claim()
+    assert second.id == first.id and second.tries == 2
+    assert not queue.done(first, {"late": True})  # whose lease ran out may not answer any more
+    clock.now += 61
+    assert not queue.claim()
+    ended = queue.get(first.id)
+    assert ended is not None and ended.state == "failed" and "twice" in str(ended.why)
+
+
+def test_a_job_put_back_was_not_tried(queue: Queue) -> None:
+    queue.offer("film", "d", {})
+    (job,) = queue.claim()
+    queue.release(job)
+    (again,) = queue.claim()
+    assert again.tries == 1
+
+
+def test_leases_of_another_boot_have_run_out(tmp_path: Path, clock: Clock) -> None:
+    queue = Queue(tmp_path / "q.sqlite", clock=clock)
+    queue.offer("film", "d", {})
+    assert queue.claim()
+    after = Queue(tmp_path / "q.sqlite", clock=lambda: 5.0)  # the clock began anew
+    assert not after.claim()
+    after._boot = "another"
+    assert len(after.claim()) == 1
+
+
+def test_several_threads_never_get_one_job_twice(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "q.sqlite")
+    for i in range(30):
+        queue.offer(f"film {i}", "d", {})
+    held: list[str] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        while jobs := queue.claim(2):
+            with lock:
+                held.extend(job.id for job in jobs)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 30 and len(set(held)) == 30
+
+
+CHILD = """
+import os, sys
+from pathlib import Path
+from nofinding.service.queue import Queue
+queue = Queue(Path(sys.argv[1]))
+for i in range(1000):
+    job = queue.offer(f"film {i}", "d", {}).job
+    os.write(1, f"{job.id}\\n".encode())
+"""
+
+
+def test_what_was_accepted_survives_a_kill(tmp_path: Path) -> None:
+    file = tmp_path / "q.sqlite"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(file)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    told = [child.stdout.readline().decode().strip() for _ in range(20)]
+    os.kill(child.pid, signal.SIGKILL)
+    told += child.stdout.read().decode().split("\n")[:-1]
+    child.wait()
+    queue = Queue(file)
+    assert all(queue.get(name) is not None for name in told)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "q.sqlite").write_bytes(b"not a database at all, but long enough to look at" * 9)
+    with pytest.raises(UserError, match="is not a queue"):
+        Queue(tmp_path / "q.sqlite")
+
+
+def test_acceptance_is_on_the_disk_before_it_is_told(queue: Queue) -> None:
+    db = queue._connection()
+    assert db.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert sqlite3.threadsafety > 0
