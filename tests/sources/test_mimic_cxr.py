@@ -631,6 +631,33 @@ def test_the_example_has_what_is_odd_in_life(example: Path, tmp_path: Path) -> N
     assert {part["split"] for part in flow["parts"] if part["abnormal"]} >= {"train", "test"}
 
 
+def test_the_recipe_of_diff3m_says_where_counts_differ(
+    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cohort"
+    assert main(["cohort", f"mimic-cxr:{example}", "--out", str(out), "--recipe", "mimic-diff3m",
+                 "--uncertain", "drop", "--window", "5"]) == 0  # fmt: skip
+    films = [*SOURCES["cohort"].read(str(out), FIELDS)]
+    vital = {"bmi", "height", "weight", "systolic", "diastolic"}
+    assert films and all(vital <= film.ehr.keys() for film in films)
+    told = json.loads((out / "cohort.json").read_text())
+    assert told["choices"]["window"] == 90 and told["choices"]["uncertain"] == "positive"
+    learnt = sum(film.split == "train" and film.findings == frozenset() for film in films)
+    said = f"{learnt} normal films to learn from, where the protocol has 29,310"
+    assert said in told["deviations"] and len(told["deviations"]) == 3
+    assert f"not as published: {said}" in capsys.readouterr().err
+
+
+def test_negbio_where_chexpert_is_not(mimic: Mimic) -> None:
+    mimic.film("c", Edema="1.0")
+    mimic.write()
+    folder = mimic.root / "mimic-cxr-jpg" / "2.0.0"
+    before = mimic.cohort()["c"].findings
+    (folder / f"{CXR}-chexpert.csv.gz").rename(folder / f"{CXR}-negbio.csv.gz")
+    mimic.write = lambda: None  # type: ignore[method-assign]
+    assert mimic.cohort()["c"].findings == before == {"Edema"}
+
+
 def test_a_film_is_found_wherever_it_lies(example: Path, tmp_path: Path) -> None:
     """A smaller copy of the films in one flat folder will do."""
     flat = tmp_path / "flat"
