@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from shipped import Shipped
 
 FOLDER = "CheXpert-v1.0-small"

@@ -2,6 +2,7 @@
 
 from nofinding.sources.chexpert import CHEXPERT
 from nofinding.sources.cohort import COHORT
+from nofinding.sources.kermany import KERMANY
 from nofinding.sources.nifti import NIFTI
 from nofinding.sources.nih import NIH
 from nofinding.sources.phantom import PHANTOM
@@ -16,6 +17,7 @@ SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE,
 PUBLISHERS = (
     NIH,
     CHEXPERT,
+    KERMANY,
 )
 SOURCES |= {source.name: source for source in PUBLISHERS}
 SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films
