@@ -5,10 +5,13 @@ from nofinding.sources.cohort import COHORT
 from nofinding.sources.kermany import KERMANY
 from nofinding.sources.nifti import NIFTI
 from nofinding.sources.nih import NIH
+from nofinding.sources.padchest import PADCHEST
 from nofinding.sources.phantom import PHANTOM
 from nofinding.sources.protocol import Source
+from nofinding.sources.rsna import RSNA
 from nofinding.sources.synthetic import Synthetic
 from nofinding.sources.table import TABLE
+from nofinding.sources.vindr import VINDR
 
 __all__ = ["SOURCES", "Source"]
 
@@ -18,6 +21,9 @@ PUBLISHERS = (
     NIH,
     CHEXPERT,
     KERMANY,
+    RSNA,
+    VINDR,
+    PADCHEST,
 )
 SOURCES |= {source.name: source for source in PUBLISHERS}
 SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from nofinding.sources.examples.chexpert import write_chexpert
 from nofinding.sources.examples.kermany import write_kermany
 from nofinding.sources.examples.nih import write_nih
+from nofinding.sources.examples.padchest import write_padchest
+from nofinding.sources.examples.rsna import write_rsna
+from nofinding.sources.examples.vindr import write_vindr
 from nofinding.sources.examples.writing import Copy
 
 __all__ = ["EXAMPLES", "Copy"]
@@ -13,4 +16,7 @@ EXAMPLES: dict[str, Callable[[Copy], None]] = {
     "nih": write_nih,
     "chexpert": write_chexpert,
     "kermany": write_kermany,
+    "rsna": write_rsna,
+    "vindr": write_vindr,
+    "padchest": write_padchest,
 }
