@@ -66,7 +66,7 @@ def test_counts_and_figures_of_the_papers() -> None:
     assert told["rsna-medad"] == (3851, 1000, 1000)
     assert told["vindr-medad"] == (4000, 1000, 1000)
     assert told["mimic-diff3m"] == (29310, 487, 1646)
-    assert told["chexpert-diff3m"] == (None, 26, 176)
+    assert told["chexpert-diff3m"] == (16969, 26, 176)
     (squid,) = (f for f in recipe_of("zhanglab").published if f.method == "SQUID")
     assert squid.value == 0.876 and squid.verified
     assert [f.value for f in recipe_of("mimic-diff3m").figures_of("diff3m")] == [0.61, 0.617]

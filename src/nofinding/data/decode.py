@@ -11,13 +11,15 @@ import hashlib
 import json
 import math
 import os
+import queue
 import select
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -30,7 +32,14 @@ from nofinding.data.limits import TIMEOUT, FilmError, check_decoded, kind_of, re
 from nofinding.errors import UserError
 from nofinding.types import Pixels, Record
 
-__all__ = ["FilmFile", "VolumeFile", "check_files", "read_header", "read_identity"]
+__all__ = [
+    "FilmFile",
+    "VolumeFile",
+    "check_files",
+    "read_header",
+    "read_headers",
+    "read_identity",
+]
 
 TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
 
@@ -232,6 +241,33 @@ def read_identity(path: Path) -> dict[str, Any]:
     except FilmError as error:
         raise UserError(f"{path} {error}") from None
     return told
+
+
+def read_headers(paths: Sequence[Path], workers: int) -> Iterator[dict[str, str] | None]:
+    """`read_header` of many files, in their order, from as many decoder processes as `workers`;
+    None where a file cannot be read. The processes end with the last header."""
+    children = [_Child() for _ in range(max(1, workers))]
+    idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+    for child in children:
+        idle.put(child)
+
+    def ask(path: Path) -> dict[str, str] | None:
+        child = idle.get()
+        try:
+            header: dict[str, str] = child.ask(path, "header")[0]["header"]
+            return header
+        except FilmError:
+            return None
+        finally:
+            idle.put(child)
+
+    pool = ThreadPoolExecutor(len(children))
+    try:
+        yield from pool.map(ask, paths)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for child in children:
+            child.close()
 
 
 def check_files(records: Iterable[Record]) -> None:

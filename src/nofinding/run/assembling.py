@@ -20,7 +20,7 @@ from nofinding.sources import SOURCES
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.choices import Choices
 from nofinding.sources.cohort import DESCRIPTION, write_table
-from nofinding.sources.completion import complete, flow_of
+from nofinding.sources.completion import DRAWN, complete, flow_of
 from nofinding.sources.flow import Flow
 from nofinding.sources.from_records import assemble_records
 from nofinding.sources.publisher import Publisher
@@ -62,15 +62,17 @@ def assemble_cohort(spec: str, options: CohortOptions) -> Path:
         partial.mkdir()
         spill.mkdir()
         base = path if isinstance(source, Publisher) else path.parent
-        with closing(Assembly(name, base, known, options, spill, options.threads)) as assembly:
+        with closing(
+            Assembly(name, base, known, options, spill, options.threads, tracked)
+        ) as assembly:
             if isinstance(source, Publisher):
                 if options.record is not None and not source.record:
                     raise UserError(f"--record {options.record}: {name} has no use for it")
                 source.assemble(assembly)
-                complete(assembly, official=source.official, progress=tracked)
+                complete(assembly, official=source.official)
             else:
                 official = assemble_records(assembly, source, root)
-                complete(assembly, official=official, progress=tracked)
+                complete(assembly, official=official)
             flow = flow_of(assembly)
             told = write_table(assembly, flow, partial)
         lines = deviations(recipe, flow)
@@ -138,21 +140,31 @@ def as_published(options: CohortOptions, recipe: Recipe, source: str) -> CohortO
 
 
 def deviations(recipe: Recipe | None, flow: Flow) -> tuple[str, ...]:
-    """Where the numbers of films are not those of the published protocol."""
+    """Where the numbers of films are not those of the published protocol.
+
+    What was drawn from its training films for val counts among them, and is told.
+    """
     if recipe is None:
         return ()
     of = {part.split: part for part in flow.parts}
     train, judged = of.get("train"), of.get(recipe.evaluated_split)
+    drawn = any(remark.what == DRAWN for remark in flow.remarks)
+    held = of["val"].normal if drawn and "val" in of else 0
+    offered = (train.normal if train else 0) + held
     counts = (
-        (train.normal if train else 0, recipe.expects.train_normal, "normal films to learn from"),
+        (offered, recipe.expects.train_normal, "normal films to learn from"),
         (judged.normal if judged else 0, recipe.expects.test_normal, "normal films judged"),
         (judged.abnormal if judged else 0, recipe.expects.test_abnormal, "abnormal films judged"),
     )
-    return tuple(
+    lines = [
         f"{count:,} {what}, where the protocol has {wanted:,}"
         for count, wanted, what in counts
         if wanted is not None and wanted != count
-    )
+    ]
+    if held:
+        lines.append(f"{held:,} of the {offered:,} normal films to learn from are val, to tune and "
+                     "calibrate on")  # fmt: skip
+    return tuple(lines)
 
 
 def _require_free(options: CohortOptions) -> None:

@@ -9,7 +9,7 @@ import csv
 import gzip
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from nofinding.errors import UserError
 from nofinding.sources.choices import Choices
 from nofinding.sources.flow import Remark, Step
 
-__all__ = ["Assembly"]
+__all__ = ["Assembly", "Progress"]
 
+Progress = Callable[[Sequence[Path], str], Iterator[Path]]
 MEMORY = "1GB"  # of DuckDB; more is spilled to its folder
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".dcm", ".dicom"})
 
@@ -68,8 +69,10 @@ class Assembly:
         choices: Choices,
         workshop: Path,
         threads: int = 0,
+        progress: Progress | None = None,
     ) -> None:
-        """`workshop` is an empty folder for what does not fit into memory.
+        """`workshop` is an empty folder for what does not fit into memory; `progress` goes through
+        files and shows how far it is.
 
         Raises UserError where `root` is not a folder.
         """
@@ -78,6 +81,8 @@ class Assembly:
         self.source, self.root, self.base = source, root, root
         self.fields, self.choices = fields, choices
         self.workshop = workshop
+        self.threads = threads or os.cpu_count() or 1
+        self.progress: Progress = progress or (lambda files, what: iter(files))
         self.steps: list[Step] = []
         self.remarks: list[Remark] = []
         self.found = (0, 0)
@@ -86,7 +91,7 @@ class Assembly:
         """Fields that the source can give."""
         self.con = duckdb.connect()
         self.con.execute(f"SET memory_limit='{MEMORY}'")
-        self.con.execute(f"SET threads={threads or os.cpu_count() or 1}")
+        self.con.execute(f"SET threads={self.threads}")
         self.con.execute("SET enable_progress_bar=false")
         self.con.execute("SET temp_directory=?", [str(workshop)])
         self.con.execute(MACROS)

@@ -2,10 +2,8 @@
 checked, patients split, overlaps refused. Each loss is counted in the assembly's flow."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from os import cpu_count
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +16,14 @@ from nofinding.sources.assembly import Assembly
 from nofinding.sources.flow import FieldRow, Flow, Part
 from nofinding.sources.lists import apply_lists
 
-__all__ = ["complete", "flow_of"]
+__all__ = ["DRAWN", "complete", "flow_of"]
+
+DRAWN = "drawn from train for val, where there was none"
 
 ORDER = ("test", "val", "train")  # an overlap is left out of the later one here
-Progress = Callable[[Sequence[Path], str], Iterator[Path]]
 
 
-def complete(assembly: Assembly, *, official: bool, progress: Progress | None = None) -> None:
+def complete(assembly: Assembly, *, official: bool) -> None:
     """Makes the films' table final. `official`: whether the publisher has a split of its own.
 
     Raises UserError where no film is left, a patient or a film is in two splits, or a field of
@@ -42,7 +41,7 @@ def complete(assembly: Assembly, *, official: bool, progress: Progress | None = 
     _split(assembly, official)
     _patients_apart(assembly)
     if choices.verify in ("bytes", "pixels"):
-        _films_apart(assembly, progress or (lambda files, what: iter(files)))
+        _films_apart(assembly)
     if not assembly.one("SELECT count(*) FROM films"):
         told = "; ".join(f"{step.reason}: {step.films:,}" for step in assembly.steps)
         raise UserError(f"{assembly.source}:{assembly.root}: no film is left ({told or 'none'})")
@@ -112,7 +111,7 @@ def _plausible(assembly: Assembly) -> None:
 
 
 def _split(assembly: Assembly, official: bool) -> None:
-    """Puts every film into train, val or test, by patient.
+    """Puts every film into train, val or test, by patient: as the publisher does, if he says.
 
     A patient is drawn by a hash of the seed and the id alone, so that everybody gets the same
     split, whichever other films he has.
@@ -122,7 +121,11 @@ def _split(assembly: Assembly, official: bool) -> None:
     seed = str(choices.seed)
     if choices.lists is not None:
         apply_lists(assembly, choices.lists)
-    elif choices.split == "seeded" or not official:
+    elif (
+        choices.split == "seeded"
+        or not official
+        or not assembly.one("SELECT count(*) FROM films WHERE split IS NOT NULL")
+    ):
         assembly.run(
             f"UPDATE films SET split = CASE WHEN {draw} < ? THEN 'test' "
             f"WHEN {draw} < ? THEN 'val' ELSE 'train' END",
@@ -138,7 +141,7 @@ def _split(assembly: Assembly, official: bool) -> None:
             [seed, choices.val_share, seed],
         )
         assembly.remark(
-            "drawn from train for val, where there was none",
+            DRAWN,
             assembly.one("SELECT count(*) FROM films WHERE split = 'val'"),
         )
 
@@ -170,13 +173,13 @@ def _keep_last(assembly: Assembly, key: str, reason: str) -> None:
         )
 
 
-def _films_apart(assembly: Assembly, progress: Progress) -> None:
+def _films_apart(assembly: Assembly) -> None:
     """Refuses equal films in two splits; counts those of one split. Films that cannot be read or
     decoded are left out."""
     pixels = assembly.choices.verify == "pixels"
     paths = [row[0] for row in assembly.run("SELECT path FROM films ORDER BY path")]
     files = [assembly.base / path for path in paths]
-    workers = cpu_count() or 1
+    workers = assembly.threads
     pool: Executor
     if pixels:  # a decoder child each
         pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
@@ -185,14 +188,17 @@ def _films_apart(assembly: Assembly, progress: Progress) -> None:
     with pool:
         found = pool.map(_pixel_hash if pixels else _byte_hash, files, chunksize=16)
         hashes = [
-            digest for _, digest in zip(progress(files, "comparing films"), found, strict=True)
+            digest
+            for _, digest in zip(assembly.progress(files, "comparing films"), found, strict=True)
         ]
     assembly.con.register("chunk", pa.table({"path": paths, "hash": pa.array(hashes, pa.string())}))
     assembly.run("CREATE TABLE hashes AS SELECT * FROM chunk")
     assembly.con.unregister("chunk")
     assembly.run("ALTER TABLE films ADD COLUMN hash VARCHAR")
     assembly.run("UPDATE films SET hash = hashes.hash FROM hashes WHERE films.path = hashes.path")
-    assembly.drop("hash IS NULL", "cannot be decoded" if pixels else "cannot be read")
+    assembly.drop(
+        "hash IS NULL", "cannot be decoded" if pixels else "cannot be read, or is no film"
+    )
     same = "SELECT hash FROM films GROUP BY 1 HAVING count(DISTINCT split) > 1"
     kind = "pixels" if pixels else "file"
     if assembly.choices.overlap == "drop":
@@ -211,8 +217,10 @@ def _films_apart(assembly: Assembly, progress: Progress) -> None:
 
 
 def _byte_hash(file: Path) -> str | None:
-    """SHA-256 of the file's bytes; None where it cannot be read."""
+    """SHA-256 of the file's bytes; None where it cannot be read, or is empty, or begins like no
+    film."""
     try:
+        FilmFile(file).check()
         return FilmFile(file).fingerprint()
     except UserError:
         return None

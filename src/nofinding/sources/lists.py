@@ -1,18 +1,19 @@
 """Published lists of films: who is in which part, as the authors of a split ship it.
 
 Read are a CSV file with the columns `film` (or `image_id`, `path`) and `split`, and, where it
-has one, `label` (0 or normal, anything else abnormal); the JSON of the Med-AD repository,
-{"train": {"0": [...], ...}, "test": {"0": [...], "1": [...]}}; and BMAD's folders, train/good,
-valid/good, valid/Ungood, test/good, test/Ungood, with one file a film. A film is named by its
-file's name, with or without folder and ending.
+has one, `label` (0 or normal; unlabelled; anything else abnormal); the data.json of Med-AD,
+{"train": {"0": [...], "unlabeled": {"0": [...], "1": [...]}}, "test": {"0": [...], "1": [...]}};
+and BMAD's folders, train/good, valid/good, valid/Ungood, test/good, test/Ungood, with one file a
+film, perhaps in a folder img beside the masks in label. A film is named by its id, or by its
+file's name with as many folders before it as it takes, with or without ending.
 """
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
@@ -29,13 +30,18 @@ NORMAL = frozenset({"0", "normal", "good", "no finding", "no_finding"})
 LARGEST = 2**28  # bytes of a list
 
 
+Label: TypeAlias = Literal["normal", "abnormal", "unlabelled"]
+DEEPEST = 6  # folders of a name that are looked at
+
+
 class Listed(NamedTuple):
     """One film of a list."""
 
-    stem: str
+    name: str
+    """With the folders that the list gives, without ending."""
     split: str
-    normal: bool | None
-    """None: the list does not say."""
+    label: Label | None
+    """None: the list does not say; unlabelled: it takes the film without its label."""
 
 
 def read_lists(path: Path) -> Iterator[Listed]:
@@ -56,10 +62,17 @@ def read_lists(path: Path) -> Iterator[Listed]:
     yield from (_json(path, text) if path.suffix.lower() == ".json" else _csv(path, text))
 
 
-def _stem(name: str) -> str:
-    last = name.strip().replace("\\", "/").rpartition("/")[2]
-    before, dot, ending = last.rpartition(".")
-    return before if dot and ending.lower() in ("png", "jpg", "jpeg", "dcm", "dicom") else last
+def _name(text: str) -> str:
+    whole = text.strip().replace("\\", "/").removeprefix("./")
+    before, dot, ending = whole.rpartition(".")
+    return before if dot and ending.lower() in ("png", "jpg", "jpeg", "dcm", "dicom") else whole
+
+
+def _label(word: str) -> Label:
+    folded = word.strip().lower()
+    if folded in ("unlabeled", "unlabelled"):
+        return "unlabelled"
+    return "normal" if folded in NORMAL else "abnormal"
 
 
 def _split(word: str, where: str) -> str:
@@ -79,9 +92,9 @@ def _csv(path: Path, text: str) -> Iterator[Listed]:
         name, word = cells[film] or "", cells[titles["split"]] or ""
         if not name.strip():
             raise UserError(f"{where}, column {film}: is empty")
-        label = (cells[titles["label"]] or "").strip().lower() if "label" in titles else ""
-        yield Listed(_stem(name), _split(word, f"{where}, column split"),
-                     label in NORMAL if label else None)  # fmt: skip
+        label = (cells[titles["label"]] or "").strip() if "label" in titles else ""
+        yield Listed(_name(name), _split(word, f"{where}, column split"),
+                     _label(label) if label else None)  # fmt: skip
 
 
 def _json(path: Path, text: str) -> Iterator[Listed]:
@@ -92,14 +105,18 @@ def _json(path: Path, text: str) -> Iterator[Listed]:
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: must map train, val, test to lists of films by label")
     for word, labels in content.items():
+        split = _split(word, str(path))
         if not isinstance(labels, dict):
             raise UserError(f"{path}: {word}: must map labels (0: normal) to lists of films")
         for label, names in labels.items():
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise UserError(f"{path}: {word}: {label}: must be a list of file names")
-            told = None if label.lower().startswith("unlabel") else label.lower() in NORMAL
-            for name in names:
-                yield Listed(_stem(name), _split(word, f"{path}"), told)
+            told = _label(label)
+            # what Med-AD learns from without its label is sorted by it all the same
+            inner = names if told == "unlabelled" and isinstance(names, dict) else {"": names}
+            for key, films in inner.items():
+                if not isinstance(films, list) or not all(isinstance(f, str) for f in films):
+                    at = ": ".join(filter(None, (word, label, key)))
+                    raise UserError(f"{path}: {at}: must be a list of file names")
+                yield from (Listed(_name(film), split, told) for film in films)
 
 
 def _folders(path: Path) -> Iterator[Listed]:
@@ -107,49 +124,96 @@ def _folders(path: Path) -> Iterator[Listed]:
     for part in sorted(p for p in path.iterdir() if p.is_dir() and p.name.lower() in SPLITS):
         for label in sorted(p for p in part.iterdir() if p.is_dir()):
             for file in sorted(label.rglob("*")):
-                if file.is_file() and not file.name.startswith("."):
-                    found = True
-                    yield Listed(
-                        _stem(file.name), SPLITS[part.name.lower()], label.name.lower() in NORMAL
-                    )
+                inside = file.relative_to(label).parts[:-1]
+                if not file.is_file() or file.name.startswith(".") or "label" in inside:
+                    continue  # a folder label holds masks
+                found = True
+                yield Listed(_name(file.name), SPLITS[part.name.lower()], _label(label.name))
     if not found:
         raise UserError(f"{path}: has no films in train/good, valid/good, test/good, test/Ungood")
 
 
 def apply_lists(assembly: "Assembly", path: Path) -> None:
     """Gives the films of a list their split, leaves out the others, and counts who is missing.
+    Films that the list takes without a label lose theirs.
 
     Raises UserError where one film is listed in two splits or with two labels.
     """
-    rows = sorted(set(read_lists(path)), key=lambda row: row.stem)
+    rows = sorted(set(read_lists(path)), key=lambda row: row.name)
     for one, other in pairwise(rows):
-        if one.stem == other.stem:
-            raise UserError(f"{path}: film {one.stem[:60]!r} is listed twice, in two ways")
+        if one.name == other.name:
+            raise UserError(f"{path}: film {one.name[:60]!r} is listed twice, in two ways")
+    _match(assembly, rows)
+    twice = assembly.run(
+        "SELECT min(name) FROM matched GROUP BY film HAVING count(DISTINCT (split, label)) > 1"
+    )
+    if twice:
+        raise UserError(f"{path}: film {twice[0][0][:60]!r} is listed twice, in two ways")
+    assembly.run("UPDATE films SET split = NULL")
+    assembly.run("UPDATE films SET split = matched.split FROM matched WHERE film = image_id")
+    for what, count in (
+        ("films of the published lists that are not here, or were left out above",
+         "SELECT count(*) FROM published WHERE name NOT IN (SELECT name FROM matched) "
+         "AND name NOT IN (SELECT name FROM ambiguous)"),
+        ("names in the published lists that fit several films: left out",
+         "SELECT count(*) FROM ambiguous"),
+        ("films whose label in the published lists is another than the publisher's",
+         "SELECT count(DISTINCT image_id) FROM films JOIN matched ON film = image_id "
+         "WHERE findings IS NOT NULL AND label IN ('normal', 'abnormal') "
+         "AND (label = 'normal') != (len(findings) = 0)"),
+        ("films that the published lists take without a label",
+         "SELECT count(DISTINCT film) FROM matched WHERE label = 'unlabelled'"),
+    ):  # fmt: skip
+        assembly.remark(what, assembly.one(count))
+    assembly.run(
+        "UPDATE films SET findings = NULL FROM matched WHERE film = image_id "
+        "AND label = 'unlabelled'"
+    )
+    assembly.drop("split IS NULL", "not in the published lists")
+
+
+def _match(assembly: "Assembly", rows: Sequence[Listed]) -> None:
+    """The tables published (name, split, label), matched (the same, and film: the image_id) and
+    ambiguous (name).
+
+    A name fits a film by the longest end that both have, a folder at a time; or if the folders,
+    joined by _, are its id, as those of CheXpert are.
+    """
     table = {
-        "stem": pa.array([row.stem for row in rows], pa.string()),
+        "name": pa.array([row.name for row in rows], pa.string()),
         "split": pa.array([row.split for row in rows], pa.string()),
-        "normal": pa.array([row.normal for row in rows], pa.bool_()),
+        "label": pa.array([row.label for row in rows], pa.string()),
     }
     assembly.con.register("chunk", pa.table(table))
     assembly.run("CREATE OR REPLACE TABLE published AS SELECT * FROM chunk")
     assembly.con.unregister("chunk")
-    # A list names films by the file's name or by the id.
-    assembly.run("UPDATE films SET split = NULL")
-    for key in ("image_id", "stem(path)"):
-        assembly.run(
-            f"UPDATE films SET split = published.split FROM published WHERE {key} = published.stem "
-            "AND films.split IS NULL"
-        )
-    assembly.remark(
-        "films of the published lists that are not here",
-        len(rows) - assembly.one("SELECT count(*) FROM films WHERE split IS NOT NULL"),
+    ends = (
+        "SELECT {key} AS key, k, array_to_string(list_slice(parts, len(parts) - k + 1, len(parts)),"
+        " '/') AS ending FROM (SELECT *, string_split({path}, '/') AS parts FROM {table}), "
+        f"range(1, {DEEPEST + 1}) AS depth(k) WHERE k <= len(parts)"
     )
-    assembly.drop("split IS NULL", "not in the published lists")
-    assembly.remark(
-        "films whose label in the published lists is another than the publisher's",
-        assembly.one(
-            "SELECT count(*) FROM films JOIN published ON published.stem IN "
-            "(image_id, stem(path)) WHERE findings IS NOT NULL AND normal IS NOT NULL "
-            "AND normal != (len(findings) = 0)"
-        ),
+    bare = r"regexp_replace(path, '\.[^./]*$', '')"
+    assembly.run(
+        f"""
+        CREATE OR REPLACE TABLE fits AS
+        WITH theirs AS ({ends.format(key="name", path="name", table="published")}),
+        ours AS ({ends.format(key="image_id", path=bare, table="films")})
+        SELECT theirs.key AS name, theirs.k AS k, ours.key AS film
+        FROM theirs JOIN ours USING (ending)
+        UNION SELECT theirs.key, theirs.k, image_id
+        FROM theirs JOIN films ON replace(ending, '/', '_') = image_id
+        """
+    )
+    assembly.run(
+        """
+        CREATE OR REPLACE TABLE matched AS
+        WITH sure AS (SELECT name, k, min(film) AS film FROM fits GROUP BY name, k
+                      HAVING count(DISTINCT film) = 1)
+        SELECT published.*, arg_max(film, k) AS film FROM published JOIN sure USING (name)
+        GROUP BY ALL
+        """
+    )
+    assembly.run(
+        "CREATE OR REPLACE TABLE ambiguous AS SELECT DISTINCT name FROM fits "
+        "WHERE name NOT IN (SELECT name FROM matched)"
     )

@@ -3,12 +3,13 @@
 import csv
 import gzip
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
@@ -58,8 +59,10 @@ class Copy:
         pixels = PhantomFilm(seed=self.seed, index=index, size=self.size, kind=kind)()
         return (pixels * 255).round().astype(np.uint8)
 
-    def picture(self, path: str, pixels: UInt8[np.ndarray, "h w"]) -> Path:
-        """Writes a PNG or JPEG, by the ending of the path."""
+    def picture(
+        self, path: str, pixels: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
+    ) -> Path:
+        """Writes a PNG of 8 or 16 bits, or a JPEG, by the ending of the path."""
         file = self._at(path)
         image = Image.fromarray(pixels)
         if file.suffix.lower() in (".jpg", ".jpeg"):
@@ -83,16 +86,20 @@ class Copy:
         data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
         data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
         data.PixelRepresentation = 0
-        for keyword, value in tags.items():
-            if value is not None:
-                setattr(data, keyword, value)
+        with warnings.catch_warnings():  # some publishers' ages lack their letter
+            warnings.simplefilter("ignore")
+            for keyword, value in tags.items():
+                if value is not None:
+                    setattr(data, keyword, value)
         data.PixelData = pixels.tobytes() + b"\0" * (pixels.size % 2)
         data["PixelData"].VR = "OB"
         data.file_meta = FileMetaDataset()
         data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
         data.file_meta.MediaStorageSOPInstanceUID = uid
         data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        data.save_as(file, enforce_file_format=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data.save_as(file, enforce_file_format=True)
         return file
 
     def table(

@@ -1,0 +1,189 @@
+"""`chexpert:FOLDER`: CheXpert as Stanford ships it (Irvin et al., AAAI 2019).
+
+224,316 films of 65,240 patients, JPEG, labels by text mining (train) and by radiologists (valid).
+Reads train.csv and valid.csv of CheXpert-v1.0 and CheXpert-v1.0-small, wherever below the folder
+they lie, and the labels of the test set (test_labels.csv, published in 2022) where they are. The
+films are found by patient, study and view, so that the batches of the full download are read, too.
+"""
+
+from pathlib import Path
+
+from nofinding.errors import UserError
+from nofinding.sources.assembly import Assembly
+from nofinding.sources.publisher import Publisher
+
+__all__ = ["CHEXPERT"]
+
+LABELS = ("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+          "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion",
+          "Pleural Other", "Fracture", "Support Devices")  # fmt: skip
+RECORD = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
+NAMED = r"(patient\d+)/(study\d+)/(view\d+_(?:frontal|lateral))\.[A-Za-z]+$"
+DEVICES = "Support Devices"  # a film with devices and nothing else is No Finding by the publisher
+UNNAMED = "Finding without a label"
+
+
+def assemble(assembly: Assembly) -> None:
+    """The frontal films, with labels, age, sex, view and the official split."""
+    _tables(assembly)
+    assembly.walk()
+    _labels(assembly)
+    assembly.films(
+        f"""
+        WITH there AS (
+          SELECT regexp_replace(regexp_extract(path, '{NAMED}'), '\\.[A-Za-z]+$', '') AS tail,
+            min(path) AS path
+          FROM present GROUP BY 1)
+        SELECT nullif(concat_ws('_', named.patient, named.study, named.view), '__') AS image_id,
+          nullif(named.patient, '') AS patient_id,
+          nullif(concat_ws('_', named.patient, named.study), '_') AS study_id,
+          -- a path that leads out stays as it is, to be counted as such
+          CASE WHEN regexp_matches(judged."Path", '^/|(^|/)\\.\\.(/|$)') THEN judged."Path"
+            ELSE there.path END AS path,
+          judged.split AS split,
+          findings,
+          CASE "Sex" WHEN 'Male' THEN 'M' WHEN 'Female' THEN 'F' END AS sex,
+          nullif(number("Age"), 0) AS age,
+          -- the test set's table says nothing of the view but in the film's name
+          CASE WHEN ends_with(named.view, 'lateral') OR "Frontal/Lateral" = 'Lateral' THEN 'lateral'
+            WHEN "Frontal/Lateral" IS NULL THEN coalesce("AP/PA", 'unstated')
+            ELSE "AP/PA" END AS view,
+          list_filter([kind,
+            CASE WHEN "Sex" NOT IN ('Male', 'Female') THEN 'sex: stated as unknown' END,
+            CASE WHEN number("Age") = 0 THEN 'age: 0 stands for unknown' END,
+            CASE WHEN number("Age") >= 90 THEN 'age: 90 stands for 90 and above' END,
+            CASE WHEN devices AND kind = 'normal' THEN 'devices' END
+          ], lambda flag: flag IS NOT NULL) AS flags
+        FROM judged LEFT JOIN there
+          ON there.tail = concat_ws('/', named.patient, named.study, named.view)
+        """
+    )
+    assembly.drop("view = 'lateral'", "not frontal")
+    assembly.drop("view IS NULL OR view NOT IN ('PA', 'AP', 'unstated')", "neither PA nor AP")
+    assembly.run("UPDATE films SET view = NULL WHERE view = 'unstated'")
+    _decide(assembly)
+
+
+def _tables(assembly: Assembly) -> None:
+    """The table entries: all rows of train, valid and, where it is, test, with their split."""
+    train = _only(assembly, "train.csv", "*/train.csv", "*/*/train.csv")
+    valid = assembly.find("valid.csv", under=train.parent, what="it lies beside train.csv")
+    known = "train.csv and valid.csv of CheXpert-v1.0 and CheXpert-v1.0-small have it"
+    needs = ("Path", "No Finding", *LABELS)
+    assembly.csv("train", train, (*needs, *RECORD), versions=known)
+    assembly.csv("valid", valid, (*needs, *RECORD), versions=known)
+    test = assembly.find_if_there(
+        *(f"{where}{name}" for name in ("test_labels.csv", "groundtruth.csv")
+          for where in ("", "*/", "*/*/"))
+    )  # fmt: skip
+    parts = [("train", "train"), ("valid", "test" if test is None else "val")]
+    if test is not None:
+        assembly.csv("test", test, needs, also=RECORD, versions="the test set's labels have it")
+        parts.append(("test", "test"))
+    rows = " UNION ALL ".join(f"SELECT *, '{split}' AS split FROM {name}" for name, split in parts)
+    assembly.run(f"CREATE TABLE entries AS {rows}")
+    if test is not None:
+        assembly.remark("films of valid.csv, which is val since the test set's labels are here",
+                        assembly.one("SELECT count(*) FROM valid"))  # fmt: skip
+
+
+def _only(assembly: Assembly, *patterns: str) -> Path:
+    """The one file of the patterns. Raises UserError for none, and for two copies."""
+    first = assembly.find(*patterns, what="the folder of CheXpert-v1.0(-small), or the one above")
+    every = {file for pattern in patterns for file in assembly.root.glob(pattern)}
+    if len(every) > 1:
+        one, two, *_ = sorted(str(file.parent) for file in every)
+        raise UserError(f"{assembly.root}: holds two copies, {one} and {two}; name one")
+    return first
+
+
+def _labels(assembly: Assembly) -> None:
+    """The table judged: entries with what their labels mean under --uncertain.
+
+    kind is normal, abnormal, both (No Finding and a finding), uncertain, nothing (neither stated),
+    or odd (a label other than 1, 0, -1 and empty).
+    """
+    every = ", ".join(f"'{name}': number(\"{name}\")" for name in LABELS)
+    odd = " OR ".join(
+        f'("{name}" IS NOT NULL AND coalesce(number("{name}") NOT IN (1, 0, -1), true))'
+        for name in ("No Finding", *LABELS)
+    )
+    listed = ", ".join(
+        f"CASE WHEN stated.\"{name}\" = {{0}} THEN '{name}' END" for name in LABELS
+    )  # the names of the labels that have one value
+    positive, uncertain = (f"list_filter([{listed.format(v)}], lambda n: n IS NOT NULL)"
+                           for v in (1, -1))  # fmt: skip
+    policy = assembly.choices.uncertain
+    assembly.run(
+        f"""
+        CREATE TABLE judged AS
+        WITH stated AS (
+          SELECT *, {{{every}}} AS stated, number("No Finding") AS none, {odd} AS odd,
+            regexp_extract("Path", '{NAMED}', ['patient', 'study', 'view']) AS named
+          FROM entries),
+        told AS (SELECT *, {positive} AS positive, {uncertain} AS uncertain FROM stated),
+        taken AS (
+          SELECT * EXCLUDE (positive, uncertain),
+            {"list_concat(positive, uncertain)" if policy == "positive" else "positive"} AS found,
+            {"uncertain" if policy in ("drop", "unlabelled") else "[]::VARCHAR[]"} AS doubted,
+            len(uncertain) > 0 AS was_doubted
+          FROM told)
+        SELECT * EXCLUDE (found, doubted), list_contains(found, '{DEVICES}') AS devices,
+          CASE WHEN odd THEN 'odd'
+            WHEN none = 1 AND len(list_filter(found, lambda n: n != '{DEVICES}')) > 0 THEN 'both'
+            WHEN none = -1
+              OR (none = 1 AND len(list_filter(doubted, lambda n: n != '{DEVICES}')) > 0)
+              THEN 'uncertain'
+            WHEN none = 1 THEN 'normal'
+            WHEN len(found) > 0 THEN 'abnormal'
+            WHEN len(doubted) > 0 THEN 'uncertain'
+            WHEN {"was_doubted" if policy == "negative" else "false"} THEN 'normal'
+            WHEN none = 0 THEN 'abnormal'
+            ELSE 'nothing' END AS kind,
+          CASE kind WHEN 'normal' THEN [] WHEN 'abnormal' THEN
+            CASE WHEN len(found) > 0 THEN found ELSE ['{UNNAMED}'] END END AS findings
+        FROM taken
+        """
+    )
+
+
+def _decide(assembly: Assembly) -> None:
+    """Leaves out by label, and takes the notes that were for this file out of the flags."""
+    for kind, reason in (
+        ("odd", "a label other than 1, 0, -1 and empty"),
+        ("both", "labelled No Finding and a finding at once"),
+        ("nothing", "labelled neither No Finding nor a finding"),
+    ):
+        assembly.drop("list_contains(flags, ?)", reason, [kind])
+    if assembly.choices.uncertain == "unlabelled":
+        assembly.remark("films with uncertain labels, kept without a label",
+                        _flagged(assembly, "uncertain"))  # fmt: skip
+    else:
+        assembly.drop("list_contains(flags, 'uncertain')", "labels uncertain")
+    assembly.remark("normal films with support devices, which the publisher calls No Finding",
+                    _flagged(assembly, "devices"))  # fmt: skip
+    assembly.remark("sex stated as unknown, missing", _flagged(assembly, "sex: stated as unknown"))
+    assembly.remark("age 0, which stands for unknown, set to missing",
+                    _flagged(assembly, "age: 0 stands for unknown"))  # fmt: skip
+    assembly.remark("age 90, which stands for 90 and above",
+                    _flagged(assembly, "age: 90 stands for 90 and above"))  # fmt: skip
+    assembly.run("UPDATE films SET flags = list_filter(flags, lambda flag: contains(flag, ':'))")
+
+
+def _flagged(assembly: Assembly, flag: str) -> int:
+    return int(assembly.one("SELECT count(*) FROM films WHERE list_contains(flags, ?)", [flag]))
+
+
+CHEXPERT = Publisher(
+    name="chexpert",
+    summary="CheXpert of Stanford, full or small, as downloaded: age, sex, view, official split",
+    assemble=assemble,
+    official=True,
+    layout=(
+        "CheXpert-v1.0-small/train.csv, CheXpert-v1.0-small/valid.csv, or in the folder itself",
+        "test_labels.csv (optional: valid.csv is test without it, and val with it)",
+        "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg, and so on; or the "
+        "batches of the full download",
+    ),
+    fields=("age", "sex", "view"),
+)

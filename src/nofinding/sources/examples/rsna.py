@@ -1,0 +1,51 @@
+"""A small copy of the RSNA Pneumonia Detection Challenge."""
+
+import json
+import uuid
+
+from nofinding.sources.examples.writing import Copy
+
+__all__ = ["write_rsna"]
+
+CLASSES = {None: "Normal", "effusion": "Lung Opacity", "mass": "No Lung Opacity / Not Normal"}
+
+
+def write_rsna(copy: Copy) -> None:
+    """DICOM films named by a UUID, a row for each of two boxes, ages without their letter, one of
+    148 years and one that is text, two test films, and the mapping to patients of ChestX-ray14, of
+    whom every third has two films. One listed film is not there, one is cut short, one not listed."""
+    rng = copy.rng("rsna")
+    labels, classes, mapping = [], [], []
+    for number in range(copy.patients):
+        who = copy.person(number)
+        for visit in range(1 + (number % 3 == 0)):
+            kind = list(CLASSES)[number % 5 // 2] if visit == 0 else None
+            film = str(uuid.UUID(bytes=rng.bytes(16)))
+            age = {1: "148", 2: "UNK"}.get(number, f"{round(who['age'])}")
+            file = copy.dicom(
+                f"stage_2_train_images/{film}.dcm", copy.film(number, kind, visit), modality="CR",
+                PatientSex="FM"[int(who["sex"])], PatientAge=age,
+                ViewPosition="AP" if number % 4 == 1 else "PA", PatientID=film,
+            )  # fmt: skip
+            opaque = kind == "effusion"
+            for box in range(2 if opaque else 1):
+                place = [264.0 + 300 * box, 152.0, 213.0, 379.0] if opaque else [""] * 4
+                labels.append([film, *place, int(opaque)])
+                classes.append([film, CLASSES[kind]])
+            mapping.append(
+                {"subset_img_id": film, "img_id": f"{number + 1:08d}_{visit:03d}.png",
+                 "orig_labels": ["No Finding"], "StudyInstanceUID": f"1.2.276.0.{number}.{visit}"}
+            )  # fmt: skip
+            if number == 4:
+                file.unlink()  # listed, but not there
+            if number == 8:
+                file.write_bytes(file.read_bytes()[:100])
+    for number in range(copy.patients, copy.patients + 2):
+        copy.dicom(f"stage_2_test_images/{uuid.UUID(bytes=rng.bytes(16))}.dcm", copy.film(number),
+                   modality="CR")  # fmt: skip
+    copy.dicom(f"stage_2_train_images/{uuid.UUID(bytes=rng.bytes(16))}.dcm",
+               copy.film(copy.patients + 2), modality="CR")  # fmt: skip
+    copy.table("stage_2_train_labels.csv", ["patientId", "x", "y", "width", "height", "Target"],
+               labels)  # fmt: skip
+    copy.table("stage_2_detailed_class_info.csv", ["patientId", "class"], classes)
+    copy.text("pneumonia-challenge-dataset-mappings_2018.json", [json.dumps(mapping)])

@@ -1,0 +1,77 @@
+"""What the headers of many DICOM films say of age, sex, view, height and weight, as a table."""
+
+from itertools import islice
+
+import pyarrow as pa
+
+from nofinding.data.decode import read_headers
+from nofinding.sources.assembly import Assembly
+
+__all__ = ["count_unusable", "read_headers_of"]
+
+ASKED = {"PatientAge": "age", "PatientSex": "sex", "ViewPosition": "view", "PatientSize": "height",
+         "PatientWeight": "weight"}  # fmt: skip
+SIZE = 2000  # films at a time
+
+
+def read_headers_of(assembly: Assembly, select: str) -> None:
+    """Fills the table `headers` for the paths that a SELECT gives: path, readable, sex, view, age
+    (years), height (cm), weight (kg), and flags for what a header says and cannot be used.
+
+    Each header is read in a decoder process that may be killed; readable is false where none could
+    be. PNG and JPEG have none: readable, and nothing known. A flag does not quote the header.
+    """
+    paths = [str(row[0]) for row in assembly.run(select)]
+    files = [assembly.base / path for path in paths]
+    columns = ", ".join(f"{name} VARCHAR" for name in ("path", *ASKED.values()))
+    assembly.run(f"CREATE OR REPLACE TABLE written ({columns}, readable BOOLEAN)")
+    headers = read_headers(files, assembly.threads)
+    shown = assembly.progress(files, "reading headers")
+    told = zip(paths, shown, headers, strict=True)
+    while rows := [*islice(told, SIZE)]:
+        table: dict[str, list[str | None] | list[bool]] = {"path": [path for path, _, _ in rows]}
+        for keyword, name in ASKED.items():
+            table[name] = [(header or {}).get(keyword) for _, _, header in rows]
+        table["readable"] = [header is not None for _, _, header in rows]
+        kinds = pa.schema([*((n, pa.string()) for n in list(table)[:-1]), ("readable", pa.bool_())])
+        assembly.con.register("chunk", pa.table(table, schema=kinds))
+        assembly.run("INSERT INTO written SELECT * FROM chunk")
+        assembly.con.unregister("chunk")
+    assembly.run(
+        r"""
+        CREATE OR REPLACE TABLE headers AS
+        WITH told AS (
+          SELECT path, readable,
+            CASE WHEN upper(sex) IN ('F', 'M') THEN upper(sex) END AS sex,
+            nullif(upper(view), '') AS view,
+            -- some films leave the letter out
+            number(regexp_extract(age, '^(\d{1,3})[YMWD]?$', 1)) / CASE right(age, 1)
+              WHEN 'M' THEN 12 WHEN 'W' THEN 365.25 / 7 WHEN 'D' THEN 365.25 ELSE 1 END AS age,
+            number(height) * 100 AS height,
+            number(weight) AS weight,
+            {'age': age, 'sex': sex, 'height': height, 'weight': weight} AS stated
+          FROM written)
+        SELECT * EXCLUDE (stated), list_filter([
+          CASE WHEN stated.sex IS NOT NULL AND sex IS NULL THEN 'sex' END,
+          CASE WHEN stated.age IS NOT NULL AND age IS NULL THEN 'age' END,
+          CASE WHEN stated.height IS NOT NULL AND height IS NULL THEN 'height' END,
+          CASE WHEN stated.weight IS NOT NULL AND weight IS NULL THEN 'weight' END
+          ], lambda name: name IS NOT NULL) AS unusable,
+          list_transform(unusable,
+            lambda name: name || ': what the file''s header says cannot be used') AS flags
+        FROM told
+        """
+    )
+    assembly.run("DROP TABLE written")
+
+
+def count_unusable(assembly: Assembly) -> None:
+    """Remarks how often each field stood in a header of a kept film and could not be used."""
+    for name in ("sex", "age", "height", "weight"):
+        assembly.remark(
+            f"{name}: what the file's header says cannot be used, missing",
+            assembly.one(
+                "SELECT count(*) FROM films JOIN headers USING (path) "
+                "WHERE list_contains(unusable, ?)", [name],
+            ),
+        )  # fmt: skip
