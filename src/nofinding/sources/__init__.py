@@ -2,8 +2,8 @@
 
 from nofinding.sources.chexpert import CHEXPERT
 from nofinding.sources.cohort import COHORT
-from nofinding.sources.mimic_cxr import MIMIC_CXR
 from nofinding.sources.kermany import KERMANY
+from nofinding.sources.mimic_cxr import MIMIC_CXR
 from nofinding.sources.nifti import NIFTI
 from nofinding.sources.nih import NIH
 from nofinding.sources.padchest import PADCHEST

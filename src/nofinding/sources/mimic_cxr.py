@@ -9,7 +9,7 @@ from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.mimic_folders import find_mimic
 from nofinding.sources.mimic_record import EMERGENCY_FIELDS, OMR_FIELDS, join_record
-from nofinding.sources.nearest import MOMENTS
+from nofinding.sources.nearest_reading import MOMENTS
 from nofinding.sources.publisher import Publisher
 
 __all__ = ["LABELS", "MIMIC_CXR"]

@@ -14,7 +14,7 @@ from nofinding.data.ehr import EhrField
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.mimic_folders import MimicFolders
-from nofinding.sources.nearest import choose_nearest, final_choices
+from nofinding.sources.nearest_reading import choose_nearest, final_choices
 
 __all__ = ["EMERGENCY_FIELDS", "OMR_FIELDS", "join_record"]
 

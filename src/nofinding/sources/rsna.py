@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
-from nofinding.sources.headers import count_unusable, read_headers_of
+from nofinding.sources.patient_headers import count_unusable, read_headers_of
 from nofinding.sources.publisher import Publisher
 
 __all__ = ["RSNA"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nofinding.errors import UserError
 from nofinding.sources.assembly import COLUMNS, Assembly
-from nofinding.sources.headers import count_unusable, read_headers_of
+from nofinding.sources.patient_headers import count_unusable, read_headers_of
 from nofinding.sources.publisher import Publisher
 
 __all__ = ["VINDR"]
@@ -189,9 +189,7 @@ def _films(assembly: Assembly) -> None:
     count_unusable(assembly)
     assembly.remark("films whose patient is not known, each counted as one patient",
                     assembly.one("SELECT count(*) FROM films"))  # fmt: skip
-    assembly.run(
-        "UPDATE films SET flags = list_filter(flags, lambda flag: contains(flag, ':'))"
-    )
+    assembly.run("UPDATE films SET flags = list_filter(flags, lambda flag: contains(flag, ':'))")
 
 
 VINDR = Publisher(

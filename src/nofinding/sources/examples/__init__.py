@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from nofinding.sources.examples.mimic_cxr import write_mimic_cxr
 from nofinding.sources.examples.chexpert import write_chexpert
 from nofinding.sources.examples.kermany import write_kermany
+from nofinding.sources.examples.mimic_cxr import write_mimic_cxr
 from nofinding.sources.examples.nih import write_nih
 from nofinding.sources.examples.padchest import write_padchest
 from nofinding.sources.examples.rsna import write_rsna
