@@ -17,10 +17,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from nofinding.data.limits import TIMEOUT, FilmError, check_decoded, kind_of, re
 from nofinding.errors import UserError
 from nofinding.types import Pixels, Record
 
-__all__ = ["FilmFile", "VolumeFile", "check_files", "read_header"]
+__all__ = ["FilmFile", "VolumeFile", "check_files", "read_header", "read_studies"]
 
 TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
 
@@ -222,6 +224,37 @@ def read_header(path: Path) -> dict[str, str]:
     except FilmError as error:
         raise UserError(f"{path} {error}") from None
     return header
+
+
+def read_studies(paths: Sequence[Path], children: int) -> Iterator[dict[str, str]]:
+    """What each DICOM header says that a cohort is chosen by (`dicom.study`), in order.
+
+    A file that is none, or is damaged, gives {"unfit": why}: never an error. `children` processes
+    read at a time.
+    """
+    idle: SimpleQueue[_Child] = SimpleQueue()
+    every = [_Child() for _ in range(children)]
+    for child in every:
+        idle.put(child)
+
+    def ask(path: Path) -> dict[str, str]:
+        child = idle.get()
+        try:
+            header: dict[str, str] = child.ask(path, "study")[0]["header"]
+        except (FilmError, OSError, ValueError) as error:
+            return {"unfit": str(error) if isinstance(error, FilmError) else "cannot be read"}
+        else:
+            return header
+        finally:
+            idle.put(child)
+
+    try:
+        with ThreadPoolExecutor(children) as pool:
+            for start in range(0, len(paths), 1000):
+                yield from pool.map(ask, paths[start : start + 1000])
+    finally:
+        for child in every:
+            child.close()
 
 
 def check_files(records: Iterable[Record]) -> None:

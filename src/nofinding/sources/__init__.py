@@ -1,6 +1,7 @@
 """Where records come from. `SOURCES` is a plain dict: adding a dataset is one file, one line."""
 
 from nofinding.sources.cohort import COHORT
+from nofinding.sources.dicom import DICOM
 from nofinding.sources.nifti import NIFTI
 from nofinding.sources.nih import NIH
 from nofinding.sources.phantom import PHANTOM
@@ -12,6 +13,9 @@ __all__ = ["SOURCES", "Source"]
 
 SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE, COHORT, NIFTI)}
 # Each as its publisher ships it.
-PUBLISHERS = (NIH,)
+PUBLISHERS = (
+    NIH,
+    DICOM,
+)
 SOURCES |= {source.name: source for source in PUBLISHERS}
 SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films

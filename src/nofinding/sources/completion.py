@@ -122,7 +122,11 @@ def _split(assembly: Assembly, official: bool) -> None:
     seed = str(choices.seed)
     if choices.lists is not None:
         apply_lists(assembly, choices.lists)
-    elif choices.split == "seeded" or not official:
+    elif (
+        choices.split == "seeded"
+        or not official
+        or not assembly.one("SELECT count(*) FROM films WHERE split IS NOT NULL")
+    ):
         assembly.run(
             f"UPDATE films SET split = CASE WHEN {draw} < ? THEN 'test' "
             f"WHEN {draw} < ? THEN 'val' ELSE 'train' END",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from nofinding.sources.examples.dicom import write_dicom
 from nofinding.sources.examples.nih import write_nih
 from nofinding.sources.examples.writing import Copy
 
@@ -9,4 +10,5 @@ __all__ = ["EXAMPLES", "Copy"]
 
 EXAMPLES: dict[str, Callable[[Copy], None]] = {
     "nih": write_nih,
+    "dicom": write_dicom,
 }
