@@ -9,5 +9,8 @@ def key_of_the_tests(
 ) -> None:
     """No test makes, or takes, the pseudonyms' key of whoever runs it."""
     folder = tmp_path_factory.getbasetemp() / "config"
-    folder.mkdir(exist_ok=True)
+    key = folder / "nofinding" / "pseudonym.key"
+    key.parent.mkdir(parents=True, exist_ok=True)
+    key.write_text("0123456789abcdef" * 4)  # splits are drawn by pseudonym
+    key.chmod(0o600)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))

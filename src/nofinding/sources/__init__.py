@@ -4,6 +4,7 @@ from nofinding.sources.cohort import COHORT
 from nofinding.sources.dicom import DICOM
 from nofinding.sources.nifti import NIFTI
 from nofinding.sources.nih import NIH
+from nofinding.sources.omop import OMOP
 from nofinding.sources.phantom import PHANTOM
 from nofinding.sources.protocol import Source
 from nofinding.sources.synthetic import Synthetic
@@ -16,6 +17,7 @@ SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE,
 PUBLISHERS = (
     NIH,
     DICOM,
+    OMOP,
 )
 SOURCES |= {source.name: source for source in PUBLISHERS}
 SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films

@@ -125,9 +125,9 @@ class Assembly:
                         return file
         return None
 
-    def titles(self, file: Path) -> tuple[str, ...]:
+    def titles(self, file: Path, separator: str = ",") -> tuple[str, ...]:
         """The titles of a CSV file, plain or gzipped. Raises UserError where it is none."""
-        return tuple(title.strip() for title in _titles(file))
+        return tuple(title.strip() for title in _titles(file, separator))
 
     def csv(
         self,

@@ -11,6 +11,7 @@ from nofinding.data.ehr import FIELDS
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.headers import drop_raw_twins, read_headers
 from nofinding.sources.nearest import body_mass_index
+from nofinding.sources.omop import take_cdm
 from nofinding.sources.pseudonyms import pseudonymise
 from nofinding.sources.publisher import Publisher
 from nofinding.sources.record_table import take_table
@@ -64,7 +65,10 @@ def _one_patient_each(assembly: Assembly) -> None:
 
 def _record(assembly: Assembly, own: Path | None) -> None:
     place = assembly.choices.record or own
-    if place is not None:
+    kind, colon, rest = str(place or "").partition(":")
+    if colon and kind == "omop":
+        take_cdm(assembly, rest)
+    elif place is not None:
         take_table(assembly, place)
     body_mass_index(assembly)
 

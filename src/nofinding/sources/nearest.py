@@ -14,8 +14,8 @@ from nofinding.data.units import SPELLINGS
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
 
-__all__ = ["body_mass_index", "convert_readings", "loinc_fields", "start_record", "take_nearest",
-           "take_people"]  # fmt: skip
+__all__ = ["body_mass_index", "convert_readings", "loinc_fields", "only_of_films",
+           "start_record", "take_nearest", "take_people"]  # fmt: skip
 
 # Codes beside the field's own that mean the same to a film's reader.
 LOINC_ALSO = {
@@ -48,6 +48,14 @@ def loinc_fields(assembly: Assembly) -> dict[str, str]:
 
 def _numeric(assembly: Assembly) -> list[EhrField]:
     return [f for f in assembly.fields.values() if f.kind == "numeric" and f.name != "age"]
+
+
+def only_of_films(assembly: Assembly) -> None:
+    """Forgets the readings of people of whom there is no film: they are not to be counted."""
+    assembly.run(
+        "DELETE FROM readings WHERE patient NOT IN "
+        "(SELECT patient FROM aliases WHERE alias IN (SELECT patient_id FROM films))"
+    )
 
 
 def convert_readings(assembly: Assembly) -> None:
@@ -108,7 +116,7 @@ def _bound(limit: float | None, sign: str) -> str:
 
 
 def take_people(assembly: Assembly) -> None:
-    """Sex, and age at the film, where the film has none yet; by the aliases of its patient.
+    """Sex, and age at the film, by the aliases of its patient.
 
     Two rows of one person that differ say nothing; an alias of two persons is nobody's.
     """
@@ -131,11 +139,18 @@ def take_people(assembly: Assembly) -> None:
     )
     by_name = "FROM holders JOIN persons USING (patient) WHERE holders.alias = films.patient_id"
     if "sex" in assembly.fields:
-        assembly.run(f"UPDATE films SET sex = coalesce(films.sex, persons.sex) {by_name}")
+        assembly.remark(
+            "films of patients who have another sex in the record; the record's is taken",
+            assembly.one(
+                "SELECT count(*) FROM films, holders JOIN persons USING (patient) "
+                "WHERE holders.alias = films.patient_id AND films.sex != persons.sex"
+            ),
+        )
+        assembly.run(f"UPDATE films SET sex = coalesce(persons.sex, films.sex) {by_name}")
     if "age" in assembly.fields:
         assembly.run(
-            "UPDATE films SET age = coalesce(films.age, "
-            f"date_diff('day', persons.born, films.taken::DATE) / 365.25) {by_name}"
+            "UPDATE films SET age = coalesce(date_diff('day', persons.born, films.taken::DATE) "
+            f"/ 365.25, films.age) {by_name}"
         )
     assembly.offered |= {"sex", "age"} & assembly.fields.keys()
     assembly.remark(
@@ -147,7 +162,7 @@ def take_people(assembly: Assembly) -> None:
 
 
 def take_nearest(assembly: Assembly) -> None:
-    """Gives every film, for each field, the measurement nearest to it within --window days,
+    """Gives every film, for each numeric field, the measurement nearest to it within --window days,
     before or after it. Films without a date get none, and are counted; so are the values from
     after the film. What the film had already stays where there is no measurement."""
     assembly.run(

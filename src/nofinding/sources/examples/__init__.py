@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from nofinding.sources.examples.dicom import write_dicom
 from nofinding.sources.examples.nih import write_nih
+from nofinding.sources.examples.omop import write_omop
 from nofinding.sources.examples.writing import Copy
 
 __all__ = ["EXAMPLES", "Copy"]
@@ -11,4 +12,5 @@ __all__ = ["EXAMPLES", "Copy"]
 EXAMPLES: dict[str, Callable[[Copy], None]] = {
     "nih": write_nih,
     "dicom": write_dicom,
+    "omop": write_omop,
 }
