@@ -2,6 +2,7 @@
 
 from nofinding.sources.cohort import COHORT
 from nofinding.sources.dicom import DICOM
+from nofinding.sources.fhir import FHIR
 from nofinding.sources.nifti import NIFTI
 from nofinding.sources.nih import NIH
 from nofinding.sources.omop import OMOP
@@ -18,6 +19,7 @@ PUBLISHERS = (
     NIH,
     DICOM,
     OMOP,
+    FHIR,
 )
 SOURCES |= {source.name: source for source in PUBLISHERS}
 SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films

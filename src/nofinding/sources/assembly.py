@@ -40,7 +40,8 @@ COLUMNS = {
     "flags": "VARCHAR[]",  # what was wrong with the record
 }
 
-# A number alone, in the notations that tables have; NULL for ">60", "1,5" or "unable".
+# A number alone, in the notations that tables have; NULL for ">60", "1,5" or "unable". An id that
+# went through floating point ("17.0") is the whole number that it was.
 MACROS = r"""
 CREATE MACRO number(t) AS CASE WHEN
   regexp_full_match(trim(t), '[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?') THEN
@@ -49,6 +50,7 @@ CREATE MACRO moment(t) AS coalesce(
   try_strptime(trim(t), '%Y-%m-%d %H:%M:%S'), try_strptime(trim(t), '%Y-%m-%d'),
   try_strptime(trim(t), '%Y-%m-%d %H:%M:%S.%f'), try_strptime(trim(t), '%Y-%m-%d %H:%M'),
   try_strptime(trim(t), '%Y-%m-%dT%H:%M:%S'));
+CREATE MACRO whole(t) AS regexp_replace(trim(t), '^(\d+)\.0+$', '\1');
 CREATE MACRO stem(p) AS regexp_replace(regexp_replace(p, '^.*/', ''), '\.[^.]*$', '');
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nofinding.data.ehr import FIELDS
 from nofinding.sources.assembly import Assembly
+from nofinding.sources.fhir import take_fhir
 from nofinding.sources.headers import drop_raw_twins, read_headers
 from nofinding.sources.nearest import body_mass_index
 from nofinding.sources.omop import take_cdm
@@ -68,6 +69,8 @@ def _record(assembly: Assembly, own: Path | None) -> None:
     kind, colon, rest = str(place or "").partition(":")
     if colon and kind == "omop":
         take_cdm(assembly, rest)
+    elif colon and kind == "fhir":
+        take_fhir(assembly, rest, "SELECT patient FROM dicom WHERE unfit IS NULL", "identifier")
     elif place is not None:
         take_table(assembly, place)
     body_mass_index(assembly)
@@ -79,6 +82,6 @@ DICOM = Publisher(
     assemble=assemble,
     official=False,
     layout=("any files anywhere below", "record.csv or record.parquet (optional)"),
-    record="a table by image_id, study_id or patient_id",
+    record="a table by image_id, study_id or patient_id; omop:FOLDER; fhir:FOLDER or fhir:URL",
     fields=tuple(FIELDS),
 )

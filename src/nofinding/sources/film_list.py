@@ -35,7 +35,8 @@ def take_film_list(assembly: Assembly, file: Path, patient: str) -> None:
     assembly.films(
         f"""
         SELECT pseudonym('film', coalesce(image_id, path)) AS image_id,
-          pseudonym('patient', regexp_replace(trim("{patient}"), '\\.0+$', '')) AS patient_id,
+          pseudonym('patient', whole(regexp_replace(trim("{patient}"), '^Patient/', '')))
+            AS patient_id,
           trim(path) AS path, moment(taken) AS taken,
           nullif(lower(trim(split)), '') AS split, nullif(upper(trim(view)), '') AS view,
           {found if "findings" in folded else "NULL::VARCHAR[]"} AS findings,

@@ -168,7 +168,10 @@ def take_nearest(assembly: Assembly) -> None:
     assembly.run(
         """
         CREATE OR REPLACE TABLE chosen AS
-        SELECT image_id, field, value, made > taken AS later FROM (
+        SELECT image_id, field, value,
+          -- of the day of a film without a time nobody knows
+          made > taken AND (made::DATE > taken::DATE OR taken::TIME != '00:00:00') AS later
+        FROM (
           SELECT films.image_id, films.taken, measured.*, row_number() OVER (
             PARTITION BY films.image_id, field
             ORDER BY abs(date_diff('day', taken, made)), abs(date_diff('second', taken, made)), made

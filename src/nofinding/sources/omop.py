@@ -180,7 +180,6 @@ def take_cdm(assembly: Assembly, text: str) -> None:
     MEASUREMENT, or one of their columns, is absent.
     """
     cdm = _Cdm(assembly, text)
-    assembly.run(r"CREATE OR REPLACE MACRO whole(t) AS regexp_replace(trim(t), '\.0+$', '')")
     start_record(assembly)
     _people(assembly, cdm)
     _measurements(assembly, cdm)
@@ -326,7 +325,7 @@ def _occurrences(assembly: Assembly, cdm: _Cdm) -> None:
     assembly.films(
         r"""
         SELECT pseudonym('film', dicom.sop) AS image_id, placed.path,
-          pseudonym('patient', regexp_replace(trim(person_id), '\.0+$', '')) AS patient_id,
+          pseudonym('patient', whole(person_id)) AS patient_id,
           pseudonym('study', dicom.study) AS study_id, dicom.unfit,
           CASE WHEN facing IN ('PA', 'AP') THEN facing END AS view,
           -- the record's dates may be shifted: the CDM's own date counts

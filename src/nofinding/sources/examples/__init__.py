@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from nofinding.sources.examples.dicom import write_dicom
+from nofinding.sources.examples.fhir import write_fhir
 from nofinding.sources.examples.nih import write_nih
 from nofinding.sources.examples.omop import write_omop
 from nofinding.sources.examples.writing import Copy
@@ -13,4 +14,5 @@ EXAMPLES: dict[str, Callable[[Copy], None]] = {
     "nih": write_nih,
     "dicom": write_dicom,
     "omop": write_omop,
+    "fhir": write_fhir,
 }
