@@ -57,8 +57,9 @@ def raster(path: Path, kind: str) -> Shaped[np.ndarray, "h w"]:
 
 
 def answer(path: Path, what: str) -> tuple[dict[str, Any], bytes]:
-    """What the file says of itself ("header", "identity"), its pixels ("pixels"), or, of a NIfTI
-    file, its voxels ("volume") or where they are not 0 ("mask")."""
+    """What the file says of itself ("header"; "identity"; or all that a cohort is chosen by,
+    "study"), its pixels ("pixels"), or, of a NIfTI file, its voxels ("volume") or where they are
+    not 0 ("mask")."""
     if path.exists() and not path.is_file():  # a pipe or a device would never end
         raise FilmError("is not a file")
     with path.open("rb") as file:
@@ -67,6 +68,10 @@ def answer(path: Path, what: str) -> tuple[dict[str, Any], bytes]:
         require_nifti(start)
         voxels = (nifti.volume if what == "volume" else nifti.mask)(path)
         return {"dtype": str(voxels.dtype), "shape": voxels.shape}, voxels.tobytes()
+    if what == "study":
+        if start[128:132] != b"DICM":
+            raise FilmError("not a DICOM file")
+        return {"header": dicom.study(path)}, b""
     kind = kind_of(start)
     if what == "header":
         return {"header": dicom.header(path) if kind == "DICOM" else {}}, b""

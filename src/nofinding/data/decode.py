@@ -39,6 +39,7 @@ __all__ = [
     "read_header",
     "read_headers",
     "read_identity",
+    "read_studies",
 ]
 
 TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
@@ -245,27 +246,46 @@ def read_identity(path: Path) -> dict[str, Any]:
 
 def read_headers(paths: Sequence[Path], workers: int) -> Iterator[dict[str, str] | None]:
     """`read_header` of many files, in their order, from as many decoder processes as `workers`;
-    None where a file cannot be read. The processes end with the last header."""
+    None where a file cannot be read."""
+    for found in _ask_of_each(paths, "header", workers):
+        yield None if isinstance(found, str) else found
+
+
+def read_studies(paths: Sequence[Path], workers: int) -> Iterator[dict[str, str]]:
+    """What each DICOM header says that a cohort is chosen by (`dicom.study`), in order, from as
+    many decoder processes as `workers`.
+
+    A file that is none, or is damaged, gives {"unfit": why}: never an error.
+    """
+    for found in _ask_of_each(paths, "study", workers):
+        yield {"unfit": found} if isinstance(found, str) else found
+
+
+def _ask_of_each(paths: Sequence[Path], what: str, workers: int) -> Iterator[dict[str, str] | str]:
+    """The header of each file, or why there is none. The processes end with the last file."""
     children = [_Child() for _ in range(max(1, workers))]
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
     for child in children:
         idle.put(child)
 
-    def ask(path: Path) -> dict[str, str] | None:
+    def ask(path: Path) -> dict[str, str] | str:
         child = idle.get()
         try:
-            header: dict[str, str] = child.ask(path, "header")[0]["header"]
+            header: dict[str, str] = child.ask(path, what)[0]["header"]
+        except FilmError as error:
+            return str(error)
+        except (OSError, ValueError):
+            return "cannot be read"
+        else:
             return header
-        except FilmError:
-            return None
         finally:
             idle.put(child)
 
-    pool = ThreadPoolExecutor(len(children))
     try:
-        yield from pool.map(ask, paths)
+        with ThreadPoolExecutor(len(children)) as pool:
+            for start in range(0, len(paths), 1000):  # so that few wait in memory
+                yield from pool.map(ask, paths[start : start + 1000])
     finally:
-        pool.shutdown(cancel_futures=True)
         for child in children:
             child.close()
 

@@ -15,15 +15,30 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
+from pydicom.multival import MultiValue
 
 from nofinding.data.image import from_stored
 from nofinding.data.limits import FilmError, check_size
 
-__all__ = ["header", "identity", "pixels"]
+__all__ = ["header", "identity", "pixels", "study"]
 
 # start-of-frame markers of JPEG (not the tables DHT, JPG, DAC in between) and of JPEG-LS
 SIZED = ({*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}) | {0xFFF7}
 ASKED = ("PatientAge", "PatientSex", "ViewPosition", "PatientSize", "PatientWeight")
+STUDY = {  # what a cohort is chosen by, as it is called there
+    "SOPClassUID": "sop_class", "SOPInstanceUID": "sop", "StudyInstanceUID": "study",
+    "Modality": "modality", "ImageType": "image_type", "PresentationIntentType": "intent",
+    "ViewPosition": "view", "PatientOrientation": "orientation", "BodyPartExamined": "body_part",
+    "NumberOfFrames": "frames", "BurnedInAnnotation": "burned", "PatientID": "patient",
+    "PatientSex": "sex", "PatientBirthDate": "born", "PatientAge": "age",
+    "PatientSize": "height", "PatientWeight": "weight",
+}  # fmt: skip
+CODES = {"ViewCodeSequence": "view_code", "AnatomicRegionSequence": "region_code"}
+# In the order of trust: when the film was taken, made, or belongs to.
+TAKEN = ("Acquisition", "Content", "Series", "Study")
+PIXELS = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated",
+          "BitsStored")  # fmt: skip
+DIRECTORY = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR
 
 IDENTITY = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "StudyID"),
@@ -60,6 +75,53 @@ def identity(path: Path) -> dict[str, Any]:
     return found
 
 
+def study(path: Path) -> dict[str, str]:
+    """What a cohort is chosen by, as it is written, at most 64 characters each; several values
+    are joined by a backslash. `taken` is YYYYMMDDHHMMSS, `unfit` why its pixels are not decoded.
+
+    Raises FilmError for a DICOMDIR, which is no film.
+    """
+    times = [f"{of}{what}" for of in TAKEN for what in ("Date", "Time")]
+    asked = [*STUDY, *CODES, *PIXELS, *times, "AcquisitionDateTime", "SourceImageSequence"]
+    dataset = dcmread(path, stop_before_pixels=True, specific_tags=asked)
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
+        raise FilmError("a DICOMDIR")
+    told = {name: _text(dataset.get(keyword)) for keyword, name in STUDY.items()}
+    for keyword, name in CODES.items():
+        codes = [item.get("CodeValue") for item in dataset.get(keyword) or ()]
+        told[name] = _text(codes)
+    sources = [item.get("ReferencedSOPInstanceUID") for item in dataset.get("SourceImageSequence")
+               or ()]  # fmt: skip
+    told |= {"source": _text(sources[:1]), "taken": _taken(dataset)}
+    try:
+        _check_pixels(dataset)
+    except FilmError as error:
+        told["unfit"] = str(error)
+    return {name: text for name, text in told.items() if text}
+
+
+def _text(value: Any) -> str:
+    """A value, or several, as text without blanks around it and characters that do not print."""
+    many = value if isinstance(value, (list, MultiValue)) else [value]
+    texts = ["" if one is None else str(one) for one in many]
+    return "".join(c for c in "\\".join(texts) if c.isprintable()).strip()[:64].strip()
+
+
+def _taken(dataset: Dataset) -> str:
+    """YYYYMMDDHHMMSS of the first date that is one; the hours are 0 where no time stands by it."""
+    pairs = [(_text(dataset.get("AcquisitionDateTime")), "")]
+    for of in TAKEN:
+        pairs.append((_text(dataset.get(f"{of}Date")), _text(dataset.get(f"{of}Time"))))
+    for date, time in pairs:
+        digits = re.match(r"(\d{4})\.?(\d{2})\.?(\d{2})(\d*)", date, re.ASCII)
+        if digits is None:
+            continue
+        rest = digits[4] or time.replace(":", "").partition(".")[0]
+        rest = rest if re.fullmatch(r"(\d\d){1,3}", rest, re.ASCII) else ""
+        return digits[1] + digits[2] + digits[3] + rest.ljust(6, "0")
+    return ""
+
+
 def pixels(path: Path) -> Float[np.ndarray, "h w"]:
     """float32 in [0, 1], dense tissue bright. Refuses what is not one CR or DX film."""
     _check(dcmread(path, stop_before_pixels=True))
@@ -90,6 +152,11 @@ def _check(dataset: Dataset) -> None:
     if modality not in ("CR", "DX"):
         named = modality if re.fullmatch(r"[A-Z]{2,8}", modality) else "not stated"
         raise FilmError(f"has modality {named}; CR and DX are read")
+    _check_pixels(dataset)
+
+
+def _check_pixels(dataset: Dataset) -> None:
+    """That there is one frame, of a kind and size that is decoded."""
     if "Rows" not in dataset or "Columns" not in dataset:
         raise FilmError("has no pixels")
     check_size(int(dataset.Columns), int(dataset.Rows))

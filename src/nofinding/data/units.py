@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-__all__ = ["Unit", "factor", "same_unit"]
+__all__ = ["SPELLINGS", "Unit", "factor", "same_unit"]
 
 
 class Unit(NamedTuple):
@@ -13,7 +13,7 @@ class Unit(NamedTuple):
     zero: float = 0.0  # where the base unit's zero lies on this scale: 32 for Fahrenheit
 
 
-_SPELLINGS: dict[Unit, str] = {  # the base units are those of the built-in fields
+_OF: dict[Unit, str] = {  # the base units are those of the built-in fields
     Unit("age", 1): "a y yr yrs year years",
     Unit("age", 1 / 12): "mo month months",
     Unit("age", 7 / 365.25): "wk week weeks",
@@ -39,7 +39,8 @@ _SPELLINGS: dict[Unit, str] = {  # the base units are those of the built-in fiel
     Unit("share", 1): "% percent",
     Unit("share", 100): "1 fraction",
 }
-_UNITS = {name: unit for unit, names in _SPELLINGS.items() for name in names.split()}
+_UNITS = {name: unit for unit, names in _OF.items() for name in names.split()}
+SPELLINGS = tuple(_UNITS)
 
 
 def factor(unit: str) -> Unit | None:

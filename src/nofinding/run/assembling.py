@@ -19,7 +19,7 @@ from nofinding.run.scoring import move_into_place
 from nofinding.sources import SOURCES
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.choices import Choices
-from nofinding.sources.cohort import DESCRIPTION, write_table
+from nofinding.sources.cohort import DESCRIPTION, PLACES, write_table
 from nofinding.sources.completion import DRAWN, complete, flow_of
 from nofinding.sources.flow import Flow
 from nofinding.sources.from_records import assemble_records
@@ -27,7 +27,7 @@ from nofinding.sources.publisher import Publisher
 
 __all__ = ["CohortOptions", "assemble_cohort"]
 
-OURS = frozenset({"films.parquet", DESCRIPTION, "flow.png", "cohort.html"})
+OURS = frozenset({"films.parquet", PLACES, DESCRIPTION, "flow.png", "cohort.html"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,11 @@ def assemble_cohort(spec: str, options: CohortOptions) -> Path:
         partial, spill = Path(work) / "cohort", Path(work) / "spill"
         partial.mkdir()
         spill.mkdir()
-        base = path if isinstance(source, Publisher) else path.parent
+        base = source.folder(root) if isinstance(source, Publisher) else path.parent
         with closing(
-            Assembly(name, base, known, options, spill, options.threads, tracked)
+            Assembly(
+                name, base, known, options, spill, options.threads, place=root, progress=tracked
+            )
         ) as assembly:
             if isinstance(source, Publisher):
                 if options.record is not None and not source.record:

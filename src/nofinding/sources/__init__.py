@@ -2,10 +2,13 @@
 
 from nofinding.sources.chexpert import CHEXPERT
 from nofinding.sources.cohort import COHORT
+from nofinding.sources.dicom import DICOM
+from nofinding.sources.fhir import FHIR
 from nofinding.sources.kermany import KERMANY
 from nofinding.sources.mimic_cxr import MIMIC_CXR
 from nofinding.sources.nifti import NIFTI
 from nofinding.sources.nih import NIH
+from nofinding.sources.omop import OMOP
 from nofinding.sources.padchest import PADCHEST
 from nofinding.sources.phantom import PHANTOM
 from nofinding.sources.protocol import Source
@@ -26,6 +29,9 @@ PUBLISHERS = (
     RSNA,
     VINDR,
     PADCHEST,
+    DICOM,
+    OMOP,
+    FHIR,
 )
 SOURCES |= {source.name: source for source in PUBLISHERS}
 SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films

@@ -41,7 +41,8 @@ COLUMNS = {
     "flags": "VARCHAR[]",  # what was wrong with the record
 }
 
-# A number alone, in the notations that tables have; NULL for ">60", "1,5" or "unable".
+# A number alone, in the notations that tables have; NULL for ">60", "1,5" or "unable". An id that
+# went through floating point ("17.0") is the whole number that it was.
 MACROS = r"""
 CREATE MACRO number(t) AS CASE WHEN
   regexp_full_match(trim(t), '[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?') THEN
@@ -50,6 +51,7 @@ CREATE MACRO moment(t) AS coalesce(
   try_strptime(trim(t), '%Y-%m-%d %H:%M:%S'), try_strptime(trim(t), '%Y-%m-%d'),
   try_strptime(trim(t), '%Y-%m-%d %H:%M:%S.%f'), try_strptime(trim(t), '%Y-%m-%d %H:%M'),
   try_strptime(trim(t), '%Y-%m-%dT%H:%M:%S'));
+CREATE MACRO whole(t) AS regexp_replace(trim(t), '^(\d+)\.0+$', '\1');
 CREATE MACRO stem(p) AS regexp_replace(regexp_replace(p, '^.*/', ''), '\.[^.]*$', '');
 """
 
@@ -70,15 +72,21 @@ class Assembly:
         workshop: Path,
         threads: int = 0,
         progress: Progress | None = None,
+        *,
+        place: str = "",
     ) -> None:
         """`workshop` is an empty folder for what does not fit into memory; `progress` goes through
-        files and shows how far it is.
+        files and shows how far it is; `place` is what the user wrote behind "source:", where that
+        is more than a folder.
 
         Raises UserError where `root` is not a folder.
         """
         if not root.is_dir():
             raise UserError(f"{source}:{root}: is not a folder")
         self.source, self.root, self.base = source, root, root
+        self.place = place or str(root)
+        self.private = False
+        """Whether the films' paths may name a patient, and are kept apart from the cohort."""
         self.fields, self.choices = fields, choices
         self.workshop = workshop
         self.threads = threads or os.cpu_count() or 1
@@ -122,6 +130,10 @@ class Assembly:
                         return file
         return None
 
+    def titles(self, file: Path, separator: str = ",") -> tuple[str, ...]:
+        """The titles of a CSV file, plain or gzipped. Raises UserError where it is none."""
+        return tuple(title.strip() for title in _titles(file, separator))
+
     def csv(
         self,
         table: str,
@@ -130,17 +142,19 @@ class Assembly:
         *,
         versions: str = "",
         also: Sequence[str] = (),
+        separator: str = ",",
     ) -> tuple[str, ...]:
         """Lets `table` stand for a CSV file, plain or gzipped; every cell is text, "" is NULL.
 
         `needs` are its columns by name, whatever stands between them; `also` are NULL where the
         file lacks them. `versions` says which releases have the columns. Names are those in the
-        file but for case and blanks around them. Gives the titles found.
+        file but for case and blanks around them. A tab as `separator` means that there are no
+        quotes. Gives the titles found.
 
         Raises UserError where the file is absent, damaged, or lacks a column. A fault further
         down shows when the table is read.
         """
-        titles = _titles(file)
+        titles = _titles(file, separator)
         folded = [title.strip().casefold() for title in titles]
         for name in needs:
             if name.casefold() not in folded:
@@ -157,10 +171,11 @@ class Assembly:
             for name in (*needs, *also)
         ]
         quoted = str(file).replace("'", "''")
+        quotes = "quote='', escape=''" if separator == "\t" else "quote='\"', escape='\"'"
         self.con.execute(
             f'CREATE OR REPLACE VIEW "{table}" AS SELECT {", ".join(wanted)} FROM '
             f"read_csv('{quoted}', columns={{{types}}}, auto_detect=false, header=true, "
-            "delim=',', quote='\"', escape='\"')"
+            f"delim='{separator}', {quotes})"
         )
         return tuple(title.strip() for title in titles)
 
@@ -182,7 +197,8 @@ class Assembly:
 
         Its columns are any of COLUMNS and of the fields' names: a number in the field's unit, a
         category as its text. `offers` names the fields that the source can give; default: the
-        fields among the columns. Rows without image_id or patient_id, and the second of two with
+        fields among the columns. A further column `unfit` is why a row is left out before
+        anything else, or NULL. Rows without image_id or patient_id, and the second of two with
         one image_id, are left out and counted.
         """
         self.run(f"CREATE OR REPLACE TABLE listed AS {select}")
@@ -192,6 +208,8 @@ class Assembly:
         columns = dict(COLUMNS)
         for field in self.fields.values():
             columns[field.name] = "DOUBLE" if field.kind == "numeric" else "VARCHAR"
+        if "unfit" in has:
+            columns["unfit"] = "VARCHAR"
         chosen = ", ".join(
             f'CAST("{name}" AS {kind}) AS "{name}"'
             if name in has
@@ -203,6 +221,13 @@ class Assembly:
         self.run("DROP TABLE listed")
         self.run("CREATE OR REPLACE TABLE referred AS SELECT DISTINCT path FROM films")
         self.found = self._count()
+        if "unfit" in has:
+            for (reason,) in self.run(
+                "SELECT unfit FROM films WHERE unfit IS NOT NULL "
+                "GROUP BY 1 ORDER BY count(*) DESC, 1"
+            ):
+                self.drop("unfit = ?", reason, [reason])
+            self.run("ALTER TABLE films DROP COLUMN unfit")
         self.drop("image_id IS NULL OR patient_id IS NULL", "no id of the film or the patient")
         self.drop(
             "rowid NOT IN (SELECT min(rowid) FROM films GROUP BY image_id)",
@@ -236,8 +261,9 @@ class Assembly:
 
     # --- files -----------------------------------------------------------------------------------
 
-    def walk(self) -> None:
-        """Fills the table `present` (path, name, stem, outside) with the films in the base folder.
+    def walk(self, *, any_ending: bool = False) -> None:
+        """Fills the table `present` (path, name, stem, outside) with the films in the base folder,
+        or with all files: DICOM needs no ending.
 
         Goes into no link to a folder unless it stays inside or --follow_links; `outside` is true
         of a link to a file that leads out of the folder. Called once; later calls do nothing.
@@ -245,7 +271,7 @@ class Assembly:
         if self.run("SELECT 1 FROM duckdb_tables() WHERE table_name = 'present'"):
             return
         self.run("CREATE TABLE present (path VARCHAR, name VARCHAR, stem VARCHAR, outside BOOLEAN)")
-        for rows in _chunks(_files(self.base, self.choices.follow_links), 50_000):
+        for rows in _chunks(_files(self.base, self.choices.follow_links, any_ending), 50_000):
             paths, outside = zip(*rows, strict=True)
             names = [path.rpartition("/")[2] for path in paths]
             stems = [name.rpartition(".")[0] or name for name in names]
@@ -266,7 +292,7 @@ def _chunks(items: Iterator[tuple[str, bool]], size: int) -> Iterator[list[tuple
         yield rows
 
 
-def _files(base: Path, follow: bool) -> Iterator[tuple[str, bool]]:
+def _files(base: Path, follow: bool, any_ending: bool) -> Iterator[tuple[str, bool]]:
     """(path from the base, whether a link leads it out) of every file with a film's ending."""
     inside = str(base.resolve()) + "/"
     waiting, seen = [""], {os.path.realpath(base)}
@@ -287,17 +313,17 @@ def _files(base: Path, follow: bool) -> Iterator[tuple[str, bool]]:
                 if not out and real not in seen:  # a link may lead back to where we came from
                     seen.add(real)
                     waiting.append(f"{path}/")
-            elif Path(entry.name).suffix.lower() in SUFFIXES:
+            elif any_ending or Path(entry.name).suffix.lower() in SUFFIXES:
                 yield path, out
 
 
-def _titles(file: Path) -> list[str]:
+def _titles(file: Path, separator: str = ",") -> list[str]:
     """The first row of a CSV file. Raises UserError where there is none to be read."""
     try:
         with (gzip.open if file.suffix == ".gz" else open)(
             file, "rt", encoding="utf-8-sig", newline=""
         ) as lines:
-            titles = next(csv.reader(lines, strict=True), [])
+            titles = next(csv.reader(lines, strict=True, delimiter=separator), [])
     except FileNotFoundError:
         raise UserError(f"{file}: does not exist") from None
     except (gzip.BadGzipFile, EOFError):

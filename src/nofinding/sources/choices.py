@@ -43,6 +43,9 @@ class Choices:
     verify: Verify = "bytes"
     """What is looked at of every film: nothing, whether it is there, whether two files are equal,
     or whether two films have equal pixels (decodes all)."""
+    key: Path | None = None
+    """File with the secret that patients' ids are turned into pseudonyms by, where a source does
+    that; default: ~/.config/nofinding/pseudonym.key, made on first use."""
     follow_links: bool = False
     """Take films behind symbolic links that lead out of the folder."""
 

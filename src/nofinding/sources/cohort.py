@@ -1,7 +1,9 @@
 """`cohort:FOLDER`: a cohort that `nofinding cohort` has put together, one row a film, on disk.
 
 The folder holds films.parquet (`assembly.COLUMNS`, and a column for each field of the record) and
-cohort.json (where the films are, the fields' units, the flow, the SHA-256 of the table).
+cohort.json (where the films are, the fields' units, the flow, the SHA-256 of the table). Where
+the films' paths may name a patient, they are not in films.parquet but in places.parquet, which
+only its owner may read: without it the cohort says who is in it, and cannot be learnt from.
 """
 
 import hashlib
@@ -23,9 +25,10 @@ from nofinding.sources.flow import Flow
 from nofinding.sources.lesions import Box, BoxLesion
 from nofinding.types import Record, Split, View
 
-__all__ = ["COHORT", "CohortFolder", "Films", "read_description", "write_table"]
+__all__ = ["COHORT", "PLACES", "CohortFolder", "Films", "read_description", "write_table"]
 
 TABLE, DESCRIPTION = "films.parquet", "cohort.json"
+PLACES = "places.parquet"
 VERSION = 1
 ROWS = 16_384  # of a row group
 
@@ -34,11 +37,12 @@ def write_table(assembly: Assembly, flow: Flow, folder: Path) -> dict[str, Any]:
     """Writes films.parquet, by image_id, and gives what cohort.json has to say of it."""
     fields = [f for f in assembly.fields.values() if f.name in assembly.offered]
     columns = ", ".join(f'"{name}"' for name in (*COLUMNS, *(f.name for f in fields)))
-    target = str(folder / TABLE).replace("'", "''")
-    assembly.run(
-        f"COPY (SELECT {columns} FROM films ORDER BY image_id) TO '{target}' "
-        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROWS})"
-    )
+    if assembly.private:
+        (folder / PLACES).touch(mode=0o600)
+        _copy(assembly, "image_id, path", folder / PLACES)
+        (folder / PLACES).chmod(0o600)
+        columns = columns.replace('"path"', "NULL::VARCHAR AS path")
+    _copy(assembly, columns, folder / TABLE)
     return {
         "version": VERSION,
         "base": str(assembly.base.resolve()),
@@ -48,8 +52,17 @@ def write_table(assembly: Assembly, flow: Flow, folder: Path) -> dict[str, Any]:
                    for f in fields},
         "fingerprint": fingerprint(folder / TABLE),
         "sha256": _sha256(folder / TABLE),
+        "places": _sha256(folder / PLACES) if assembly.private else None,
         "flow": flow.to_json(),
     }  # fmt: skip
+
+
+def _copy(assembly: Assembly, columns: str, file: Path) -> None:
+    target = str(file).replace("'", "''")
+    assembly.run(
+        f"COPY (SELECT {columns} FROM films ORDER BY image_id) TO '{target}' "
+        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROWS})"
+    )
 
 
 def fingerprint(table: Path) -> str:
@@ -97,6 +110,20 @@ def read_description(folder: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", told)
 
 
+def _with_places(table: pa.Table, folder: Path, sha256: str) -> pa.Table:
+    """The table with the paths that are kept apart. Raises UserError where they are not here."""
+    file = folder / PLACES
+    try:
+        if _sha256(file) != sha256:
+            raise UserError(f"{file}: is not the one of {DESCRIPTION}; make the cohort again")
+        places = pq.read_table(file)
+    except FileNotFoundError:
+        raise UserError(f"{file}, which says where the films lie, is not here") from None
+    except (pa.ArrowException, OSError):
+        raise UserError(f"{file}: cannot be read") from None
+    return table.set_column(table.schema.get_field_index("path"), "path", places.column("path"))
+
+
 class Films(Sequence[Record]):
     """The films of a cohort, made one by one when they are asked for: the table is kept as it is,
     some 200 bytes a film."""
@@ -118,6 +145,8 @@ class Films(Sequence[Record]):
             self._table = pq.read_table(folder / TABLE, columns=[*COLUMNS, *self._fields])
         except (pa.ArrowException, OSError):
             raise UserError(f"{folder / TABLE}: is damaged") from None
+        if told.get("places"):
+            self._table = _with_places(self._table, folder, told["places"])
 
     @property
     def offers(self) -> tuple[str, ...]:

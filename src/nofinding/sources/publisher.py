@@ -17,6 +17,11 @@ from nofinding.types import Record
 __all__ = ["Publisher", "read_assembled"]
 
 
+def folder_of(place: str) -> Path:
+    """The folder that is written there."""
+    return Path(place).expanduser()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
     """The source: what stands before the colon, and how its films get into an assembly."""
@@ -33,6 +38,8 @@ class Publisher:
     """What --record may be; empty: nothing."""
     fields: tuple[str, ...] = ()
     """The fields of the record that the source can give, if it is not told otherwise."""
+    folder: Callable[[str], Path] = folder_of
+    """The folder that the films lie in, of what the user wrote behind the colon."""
 
     def read(self, root: str, fields: Mapping[str, EhrField]) -> Iterator[Record]:
         """The films under the default choices, which `nofinding cohort` changes.
@@ -43,8 +50,8 @@ class Publisher:
         with tempfile.TemporaryDirectory() as workshop:
             folder = Path(workshop)
             (folder / "spill").mkdir()
-            path = Path(root).expanduser()
-            with closing(Assembly(self.name, path, fields, choices, folder / "spill")) as assembly:
+            path, spill = self.folder(root), folder / "spill"
+            with closing(Assembly(self.name, path, fields, choices, spill, place=root)) as assembly:
                 self.assemble(assembly)
                 complete(assembly, official=self.official)
                 yield from read_assembled(assembly, folder)

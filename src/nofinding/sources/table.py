@@ -22,7 +22,7 @@ from nofinding.sources.lesions import Box, BoxLesion, MaskLesion, read_boxes
 from nofinding.sources.rows import read_header, read_rows
 from nofinding.types import Record, Split, View
 
-__all__ = ["TABLE", "Table"]
+__all__ = ["TABLE", "Table", "name_and_unit"]
 
 PLAIN = ("image_id", "path", "patient_id", "findings", "split", "mask")
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -89,13 +89,18 @@ class Table:
 TABLE = Table()
 
 
+def name_and_unit(title: str) -> tuple[str, str | None]:
+    """("height", "in") of "Height [in]" or "height (in)"; no name where it is written otherwise."""
+    match = re.fullmatch(r"(\w+)\s*(?:\[(.+)\]|\((.+)\))?", title.strip(), re.ASCII)
+    return (match[1].lower(), match[2] or match[3]) if match else ("", None)
+
+
 def _layout(file: Path, fields: Mapping[str, EhrField], volumes: bool) -> _Layout:
     """What each column is, from the titles alone; every unit is tried before a row is read."""
     plain: dict[str, int] = {}
     ehr: dict[str, _Column] = {}
     for place, title in enumerate(read_header(file)):
-        match = re.fullmatch(r"(\w+)\s*(?:\[(.+)\]|\((.+)\))?", title.strip(), re.ASCII)
-        name, unit = (match[1].lower(), match[2] or match[3]) if match else ("", None)
+        name, unit = name_and_unit(title)
         if name in plain or name in ehr:
             raise UserError(f"{file}: two columns are called {name!r}")
         if name in PLAIN and unit is None:

@@ -76,8 +76,7 @@ class Copy:
     ) -> Path:
         """Writes an uncompressed single-frame DICOM file, MONOCHROME2; `tags` by keyword, a
         value of None leaves the element out."""
-        file = self._at(path)
-        given = str(tags.pop("SOPInstanceUID", ""))
+        given = str(tags.pop("SOPInstanceUID", None) or "")
         uid = UID(given) if given else generate_uid(None, [str(self.seed), path])
         data = Dataset()
         data.SOPClassUID = CR if modality == "CR" else DX
@@ -93,9 +92,16 @@ class Copy:
                     setattr(data, keyword, value)
         data.PixelData = pixels.tobytes() + b"\0" * (pixels.size % 2)
         data["PixelData"].VR = "OB"
+        return self.save(path, data, data.SOPClassUID, uid)
+
+    def save(self, path: str, data: Dataset, sop_class: str, uid: str = "") -> Path:
+        """Writes any DICOM file, explicit VR little endian."""
+        file = self._at(path)
         data.file_meta = FileMetaDataset()
-        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
-        data.file_meta.MediaStorageSOPInstanceUID = uid
+        data.file_meta.MediaStorageSOPClassUID = UID(sop_class)
+        data.file_meta.MediaStorageSOPInstanceUID = UID(
+            uid or generate_uid(None, [str(self.seed), path])
+        )
         data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,0 +1,87 @@
+"""`dicom:FOLDER`: the frontal chest films among the DICOM files of a hospital's folder.
+
+All files below are looked at, whatever they are called; `headers.py` says which are kept. The
+record is in the headers (sex, age, height, weight), and what --record gives counts before it: a
+table (`record_table.py`; record.csv in the folder, if there is one), `omop:` or `fhir:`.
+"""
+
+from pathlib import Path
+
+from nofinding.data.ehr import FIELDS
+from nofinding.sources.assembly import Assembly
+from nofinding.sources.fhir import take_fhir
+from nofinding.sources.headers import drop_raw_twins, read_headers
+from nofinding.sources.nearest import body_mass_index
+from nofinding.sources.omop import take_cdm
+from nofinding.sources.pseudonyms import pseudonymise
+from nofinding.sources.publisher import Publisher
+from nofinding.sources.record_table import take_table
+
+__all__ = ["DICOM"]
+
+
+def assemble(assembly: Assembly) -> None:
+    """All files, those that are no frontal chest film left out by reason."""
+    pseudonymise(assembly)
+    assembly.walk(any_ending=True)
+    own = None
+    if assembly.choices.record is None:
+        own = assembly.find_if_there("record.csv", "record.parquet")
+    assembly.run("DELETE FROM present WHERE path = ?", ["" if own is None else own.name])
+    read_headers(assembly, "SELECT path FROM present WHERE NOT outside")
+    assembly.films(
+        r"""
+        SELECT pseudonym('film', sop) AS image_id, pseudonym('patient', patient) AS patient_id,
+          pseudonym('study', study) AS study_id, path, taken, unfit,
+          CASE WHEN facing IN ('PA', 'AP') THEN facing END AS view,
+          CASE WHEN upper(sex) IN ('M', 'F') THEN upper(sex) END AS sex,
+          coalesce(
+            number(regexp_extract(age, '^(\d{1,3})[YMWD]?$', 1)) / CASE right(age, 1)
+              WHEN 'M' THEN 12 WHEN 'W' THEN 365.25 / 7 WHEN 'D' THEN 365.25 ELSE 1 END,
+            date_diff('day', try_strptime(replace(born, '.', ''), '%Y%m%d'), taken::DATE) / 365.25
+          ) AS age,
+          number(height) * 100 AS height, number(weight) AS weight
+        FROM dicom
+        UNION ALL BY NAME
+        SELECT path, 'a link out of the folder (--follow_links takes it)' AS unfit
+        FROM present WHERE outside
+        """
+    )
+    drop_raw_twins(assembly)
+    _one_patient_each(assembly)
+    _record(assembly, own)
+
+
+def _one_patient_each(assembly: Assembly) -> None:
+    """Counts ids that cannot be one person's: they end up in one split, which is safe, but the
+    record by id would be wrong of them."""
+    assembly.remark(
+        "PatientIDs with two sexes or two dates of birth",
+        assembly.one(
+            "SELECT count(*) FROM (SELECT patient FROM dicom WHERE unfit IS NULL GROUP BY 1 "
+            "HAVING count(DISTINCT sex) > 1 OR count(DISTINCT born) > 1)"
+        ),
+    )
+
+
+def _record(assembly: Assembly, own: Path | None) -> None:
+    place = assembly.choices.record or own
+    kind, colon, rest = str(place or "").partition(":")
+    if colon and kind == "omop":
+        take_cdm(assembly, rest)
+    elif colon and kind == "fhir":
+        take_fhir(assembly, rest, "SELECT patient FROM dicom WHERE unfit IS NULL", "identifier")
+    elif place is not None:
+        take_table(assembly, place)
+    body_mass_index(assembly)
+
+
+DICOM = Publisher(
+    name="dicom",
+    summary="the frontal chest films in a folder of DICOM files, by their headers; pseudonymised",
+    assemble=assemble,
+    official=False,
+    layout=("any files anywhere below", "record.csv or record.parquet (optional)"),
+    record="a table by image_id, study_id or patient_id; omop:FOLDER; fhir:FOLDER or fhir:URL",
+    fields=tuple(FIELDS),
+)

@@ -1,0 +1,349 @@
+"""`fhir:FOLDER`: films beside a record in FHIR R4, as Bulk Data exports it, or in Bundles.
+
+Read are Patient (sex, age) and Observation (all else), and of Media and DocumentReference where
+the films lie; films.csv (patient, path, taken, ...) stands in for those. The record may also come
+from a server, `--record http...`, which is asked for the patients of the films alone.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from nofinding.data.ehr import FIELDS
+from nofinding.data.units import SPELLINGS
+from nofinding.errors import UserError
+from nofinding.sources.assembly import Assembly
+from nofinding.sources.fhir_reading import is_address, read_folder, read_server
+from nofinding.sources.film_list import take_film_list
+from nofinding.sources.headers import drop_raw_twins, read_headers
+from nofinding.sources.nearest import (
+    body_mass_index,
+    convert_readings,
+    loinc_fields,
+    only_of_films,
+    start_record,
+    take_nearest,
+    take_people,
+)
+from nofinding.sources.pseudonyms import pseudonymise
+from nofinding.sources.publisher import Publisher
+
+__all__ = ["FHIR", "take_fhir"]
+
+LOINC, UCUM = "http://loinc.org", "http://unitsofmeasure.org"
+PANELS = ("85354-9", "55284-4")  # of the blood pressure, whose components have codes of their own
+MADE = frozenset({"final", "amended", "corrected", "preliminary"})
+VIEWS = {"399348003": "AP", "272479007": "PA", "R-10206": "AP", "R-40888": "PA", "AP": "AP",
+         "PA": "PA"}  # fmt: skip
+ROWS = 20_000  # that are in Python's memory at a time
+TABLES = {
+    "fhir_patients": ("id", "sex", "born"),
+    "fhir_names": ("id", "name"),
+    "fhir_values": ("id", "updated", "good", "patient", "field", "made", "number", "unit"),
+    "fhir_media": ("patient", "taken", "local", "view", "good"),
+}
+TYPES = {"made": "TIMESTAMP", "taken": "TIMESTAMP", "number": "DOUBLE", "good": "BOOLEAN",
+         "born": "DATE"}  # fmt: skip
+
+
+def _list(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; nothing where it is none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    """A text without what does not print, half characters among it."""
+    if not isinstance(value, str):
+        return None
+    return "".join(c for c in value[:256] if c.isprintable()).strip() or None
+
+
+def _born(value: Any) -> datetime | None:
+    """A birth date; the middle of the month or of the year where that is all that is known."""
+    parts = re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", str(value))
+    if parts is None:
+        return None
+    year, month, day = parts.groups()
+    return _moment(f"{year}-{month or '07'}-{day or ('15' if month else '01')}")
+
+
+def _moment(value: Any) -> datetime | None:
+    """A time as it stood on the clock there; None for a year or a month alone."""
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value):
+        return None
+    try:
+        return datetime.fromisoformat(value.strip()).replace(tzinfo=None)
+    except ValueError:
+        return None
+
+
+def _patient(reference: Any) -> str | None:
+    """The id in "Patient/1", "http://server/fhir/Patient/1/_history/2", "urn:uuid:1"."""
+    text = _text(_dict(reference).get("reference"))
+    if text is None:
+        return None
+    found = re.search(r"(?:^|/)Patient/([^/?]+)(?:/_history/.*)?$|^urn:(?:uuid|oid):(.+)$", text)
+    return (found[1] or found[2]) if found else None
+
+
+def _unit(quantity: dict[str, Any]) -> str | None:
+    """Its UCUM code, without {annotations}, or else the unit as it is shown."""
+    code = quantity.get("code") if quantity.get("system") == UCUM else None
+    unit = _text(code) or _text(quantity.get("unit"))
+    if unit is None or unit.lower() in SPELLINGS:
+        return unit
+    return re.sub(r"\{[^}]*\}", "", unit) or unit
+
+
+def _number(quantity: dict[str, Any]) -> float | None:
+    """Its value; None where it is a bound ("<"), or no finite number."""
+    value = quantity.get("value")
+    if quantity.get("comparator") or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _codes(concept: Any, system: str) -> Iterator[str]:
+    for coding in _list(_dict(concept).get("coding")):
+        if coding.get("system") == system and isinstance(coding.get("code"), str):
+            yield coding["code"]
+
+
+class _Rows:
+    """What the resources say, gathered into the tables TABLES."""
+
+    def __init__(self, assembly: Assembly, counts: Counter[str]) -> None:
+        self.assembly, self.counts = assembly, counts
+        self.fields = loinc_fields(assembly)
+        self.waiting: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
+        for table, columns in TABLES.items():
+            typed = ", ".join(f"{name} {TYPES.get(name, 'VARCHAR')}" for name in columns)
+            assembly.run(f"CREATE OR REPLACE TABLE {table} ({typed})")
+
+    def take(self, resources: Iterable[dict[str, Any]]) -> None:
+        """Goes through all of them once."""
+        kinds = {"Patient": self._patient, "Observation": self._observation,
+                 "Media": self._media, "DocumentReference": self._document}  # fmt: skip
+        for resource in resources:
+            kinds[resource["resourceType"]](resource)
+            for table, rows in self.waiting.items():
+                if len(rows) >= ROWS:
+                    self._write(table)
+        for table in TABLES:
+            self._write(table)
+
+    def _write(self, table: str) -> None:
+        rows, self.waiting[table] = self.waiting[table], []
+        if not rows:
+            return
+        arrow = {"TIMESTAMP": pa.timestamp("us"), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(),
+                 "DATE": pa.timestamp("us")}  # fmt: skip
+        columns = {
+            name: pa.array(values, arrow.get(TYPES.get(name, ""), pa.string()))
+            for name, values in zip(TABLES[table], zip(*rows, strict=True), strict=True)
+        }
+        self.assembly.con.register("chunk", pa.table(columns))
+        self.assembly.run(f"INSERT INTO {table} SELECT * FROM chunk")
+        self.assembly.con.unregister("chunk")
+
+    def _patient(self, one: dict[str, Any]) -> None:
+        if (own := _text(one.get("id"))) is None:
+            return
+        sex = {"male": "M", "female": "F"}.get(str(one.get("gender")))
+        self.waiting["fhir_patients"].append((own, sex, _born(one.get("birthDate"))))
+        names = {own, *(_text(i.get("value")) for i in _list(one.get("identifier")))} - {None}
+        self.waiting["fhir_names"] += [(own, name) for name in sorted(map(str, names))]
+
+    def _observation(self, one: dict[str, Any]) -> None:
+        """Its own value and those of its components, each by its code."""
+        period = _dict(one.get("effectivePeriod"))
+        made = next(filter(None, map(_moment, (
+            one.get("effectiveDateTime"), one.get("effectiveInstant"), period.get("start"),
+            period.get("end"),
+        ))), None)  # fmt: skip
+        head = (_text(one.get("id")), _text(_dict(one.get("meta")).get("lastUpdated")),
+                str(one.get("status")) in MADE, _patient(one.get("subject")))  # fmt: skip
+        for part in (one, *_list(one.get("component"))):
+            field = next(filter(None, map(self.fields.get, _codes(part.get("code"), LOINC))), None)
+            if field is not None:
+                quantity = _dict(part.get("valueQuantity"))
+                self.waiting["fhir_values"].append(
+                    (*head, field, made, _number(quantity), _unit(quantity))
+                )
+
+    def _media(self, one: dict[str, Any]) -> None:
+        coded = [c.get("code") for c in _list(_dict(one.get("view")).get("coding"))]
+        view = next((VIEWS[c] for c in coded if isinstance(c, str) and c in VIEWS), None)
+        period = _dict(one.get("createdPeriod"))
+        taken = _moment(one.get("createdDateTime")) or _moment(period.get("start"))
+        self._film(one, _dict(one.get("content")), taken, view, one.get("status") == "completed")
+
+    def _document(self, one: dict[str, Any]) -> None:
+        for content in _list(one.get("content")):
+            attachment = _dict(content.get("attachment"))
+            taken = _moment(attachment.get("creation")) or _moment(one.get("date"))
+            self._film(one, attachment, taken, None, one.get("status") == "current")
+
+    def _film(
+        self, one: dict[str, Any], attachment: dict[str, Any], taken: datetime | None,
+        view: str | None, good: bool,
+    ) -> None:  # fmt: skip
+        kind = str(attachment.get("contentType")).partition(";")[0]
+        if kind not in ("application/dicom", "image/png", "image/jpeg"):
+            self.counts["Media and documents that are neither DICOM, PNG nor JPEG"] += 1
+            return
+        url = _text(attachment.get("url"))
+        local = (
+            re.sub(r"^file://", "", url) if url and not re.match(r"(?!file:)\w+:", url) else None
+        )
+        self.waiting["fhir_media"].append((_patient(one.get("subject")), taken, local, view, good))
+
+
+def take_fhir(assembly: Assembly, text: str, asked: str, by: str) -> None:
+    """Gives the films the record of a FHIR export, or of a server.
+
+    Patients are found by their id or by an identifier's value. A server is asked for those that
+    the SELECT `asked` names, `by` "_id" or "identifier". Raises UserError as `fhir_reading` does.
+    """
+    counts: Counter[str] = Counter()
+    rows = _Rows(assembly, counts)
+    if is_address(text):
+        ids = [row[0] for row in assembly.run(f"SELECT DISTINCT id FROM ({asked}) t(id) "
+                                              "WHERE trim(id) != '' ORDER BY 1")]  # fmt: skip
+        rows.take(read_server(text, ids, by, [*rows.fields, *PANELS]))
+    else:
+        folder = Path(text).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"fhir:{text}: is neither a folder nor http(s)://...")
+        rows.take(read_folder(folder, ("Patient", "Observation"), counts))
+    _record(assembly, counts)
+
+
+def _record(assembly: Assembly, counts: Counter[str]) -> None:
+    """The tables of `nearest.py` from those of the resources, and then the record of the films."""
+    start_record(assembly)
+    assembly.run("INSERT INTO people SELECT pseudonym('patient', id), sex, born FROM fhir_patients")
+    assembly.run(
+        "INSERT INTO aliases SELECT DISTINCT pseudonym('patient', name), pseudonym('patient', id) "
+        "FROM fhir_names"
+    )
+    # Of several versions of an observation the last counts: it may take the value back.
+    assembly.run(
+        """
+        CREATE OR REPLACE TABLE vitals AS SELECT pseudonym('patient', patient) AS patient, field,
+          made, number, unit, good
+        FROM fhir_values QUALIFY id IS NULL OR updated IS NOT DISTINCT FROM
+          max(updated) OVER (PARTITION BY id)
+        """
+    )
+    for where, what in (
+        ("NOT good", "observations entered in error, cancelled or not made, not used"),
+        ("patient IS NULL", "observations of no patient, not used"),
+        ("made IS NULL", "observations without a day, not used"),
+    ):
+        assembly.remark(what, assembly.one(f"SELECT count(*) FROM vitals WHERE {where}"))
+        assembly.run(f"DELETE FROM vitals WHERE {where}")
+    assembly.run("INSERT INTO readings SELECT patient, field, made, number, unit FROM vitals")
+    for what, count in counts.items():
+        assembly.remark(what, count)
+    only_of_films(assembly)
+    convert_readings(assembly)
+    take_people(assembly)
+    take_nearest(assembly)
+    body_mass_index(assembly)
+
+
+def films_folder(text: str) -> Path:
+    """The folder. Raises UserError for a server, which has no films that are files."""
+    if is_address(text):
+        raise UserError("fhir:http...: films lie in a folder; give fhir:FOLDER with films.csv, and "
+                        "the server as --record")  # fmt: skip
+    return Path(text).expanduser()
+
+
+def assemble(assembly: Assembly) -> None:
+    """The films of films.csv, or of Media and DocumentReference, and the record of each."""
+    pseudonymise(assembly)
+    listed = assembly.find_if_there("films.csv")
+    record = assembly.choices.record
+    if listed is not None:
+        take_film_list(assembly, listed, "patient")
+        asked = "SELECT regexp_replace(trim(patient), '^Patient/', '') FROM list"
+    else:
+        counts: Counter[str] = Counter()
+        rows = _Rows(assembly, counts)
+        rows.take(read_folder(assembly.root, ("Media", "DocumentReference"), counts))
+        for what, count in counts.items():
+            assembly.remark(what, count)
+        asked = "SELECT patient FROM medias"
+        _attachments(assembly)
+    take_fhir(assembly, str(record) if record is not None else str(assembly.root), asked, "_id")
+
+
+def _attachments(assembly: Assembly) -> None:
+    """The films of Media and DocumentReference: DICOM by its header; PNG and JPEG where Media says
+    that the view is PA or AP."""
+    if not assembly.one("SELECT count(*) FROM fhir_media"):
+        raise UserError(f"fhir:{assembly.root}: has neither films.csv nor a film in Media or "
+                        "DocumentReference")  # fmt: skip
+    assembly.walk(any_ending=True)
+    assembly.run(r"DELETE FROM present WHERE regexp_matches(lower(name), '\.(nd)?json(\.gz)?$')")
+    base = f"{assembly.base.resolve()}/"
+    assembly.run(
+        r"""
+        CREATE OR REPLACE TABLE medias AS SELECT * REPLACE (regexp_replace(CASE WHEN
+          starts_with(local, ?) THEN substr(local, length(?) + 1) ELSE local END, '^\./', '')
+          AS local) FROM fhir_media
+        """,
+        [base, base],
+    )
+    pictures = r"'\.(png|jpe?g)$'"
+    read_headers(
+        assembly,
+        "SELECT path FROM present WHERE path IN (SELECT local FROM medias) "
+        f"AND NOT regexp_matches(lower(path), {pictures})",
+    )
+    assembly.films(
+        """
+        SELECT pseudonym('film', coalesce(dicom.sop, local)) AS image_id, local AS path,
+          pseudonym('patient', medias.patient) AS patient_id,
+          pseudonym('study', dicom.study) AS study_id, coalesce(dicom.taken, medias.taken) AS taken,
+          CASE WHEN dicom.path IS NULL THEN medias.view WHEN facing IN ('PA', 'AP') THEN facing END
+            AS view,
+          CASE WHEN NOT good THEN 'its status is not that of a finished film'
+            WHEN local IS NULL THEN 'not a local file; nothing is fetched'
+            WHEN local NOT IN (SELECT path FROM present) THEN 'its file is not in the folder'
+            WHEN dicom.path IS NOT NULL THEN dicom.unfit
+            WHEN medias.view IS NULL THEN 'frontal or lateral is not stated' END AS unfit
+        FROM medias LEFT JOIN dicom ON dicom.path = local
+        """
+    )
+    drop_raw_twins(assembly)
+
+
+FHIR = Publisher(
+    name="fhir",
+    summary="films beside FHIR R4 resources (ndjson, Bundles): the nearest observations to each",
+    assemble=assemble,
+    official=True,
+    layout=(
+        "*.ndjson, *.json (Bundles or single resources), also .gz",
+        "films.csv (patient, path, taken, ...), or Media or DocumentReference with local paths",
+    ),
+    record="another folder of FHIR, or a server's base address",
+    fields=tuple(FIELDS),
+    folder=films_folder,
+)

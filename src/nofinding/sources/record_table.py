@@ -1,0 +1,183 @@
+"""A table as the record of films that lie elsewhere: `--record table.csv`, or Parquet.
+
+It has one of the columns image_id, study_id, patient_id (the finest one counts): the pseudonym,
+or the id as the films have it. Further columns are fields of the record, with their units as in
+`table:` ("height [in]"), and `findings`, joined by "|", where empty or "No Finding" is normal.
+With patient_id and `taken`, a number counts for the films within --window days, the nearest one;
+`findings` count for the films of the same day alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nofinding.data.ehr import EhrField, convert
+from nofinding.errors import UserError
+from nofinding.sources.assembly import Assembly
+from nofinding.sources.nearest import convert_readings, start_record, take_nearest, take_people
+from nofinding.sources.rows import read_header
+from nofinding.sources.table import name_and_unit
+
+__all__ = ["take_table"]
+
+KEYS = {"image_id": "film", "study_id": "study", "patient_id": "patient"}
+NUMBER = r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)\s*(.*?)\s*$"
+MISSING = "('', 'na', 'n/a', 'nan', 'null', 'none')"
+
+
+def take_table(assembly: Assembly, file: Path) -> None:
+    """Gives the films what the table says of them, before what they brought along themselves.
+
+    Raises UserError where the file is no table, has no id, or a column has an impossible unit.
+    """
+    titles = _titles(assembly, file)
+    names = [name_and_unit(title)[0] for title in titles]
+    key = next((key for key in KEYS if key in names), None)
+    if key is None:
+        raise UserError(f"{file}: has none of the columns {', '.join(KEYS)}")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{file}: two columns are called {twice!r}")
+    _view(assembly, file, titles)
+    column = {name: titles[place] for place, name in enumerate(names)}
+    at = f'moment("{column["taken"]}")' if key == "patient_id" and "taken" in column else None
+    assembly.run(
+        f"""
+        CREATE OR REPLACE TABLE told AS SELECT *, {at or "NULL::TIMESTAMP"} AS told_at,
+          CASE WHEN trim("{column[key]}") IN (SELECT {key} FROM films) THEN trim("{column[key]}")
+          ELSE pseudonym('{KEYS[key]}', "{column[key]}") END AS told_of
+        FROM record_table
+        """
+    )
+    if at is not None:
+        undated = assembly.one("SELECT count(*) FROM told WHERE told_at IS NULL")
+        assembly.remark("rows of the record table without a date, not used", undated)
+        assembly.run("DELETE FROM told WHERE told_at IS NULL")
+    assembly.remark(
+        "rows of the record table that are of none of the films",
+        assembly.one(f"SELECT count(*) FROM told WHERE told_of NOT IN (SELECT {key} FROM films)"),
+    )
+    _numbers(assembly, file, titles, at is not None, key)
+    _texts(assembly, column, key)
+    if "findings" in column:
+        _findings(assembly, column["findings"], key, same_day=at is not None)
+
+
+def _titles(assembly: Assembly, file: Path) -> list[str]:
+    """The titles that can be a name, as they are written."""
+    parquet = file.suffix.lower() == ".parquet"
+    titles = read_header(file) if parquet else assembly.titles(file)
+    return [title for title in titles if name_and_unit(title)[0] and '"' not in title]
+
+
+def _view(assembly: Assembly, file: Path, titles: Sequence[str]) -> None:
+    """The table as the view record_table, all text."""
+    if file.suffix.lower() != ".parquet":
+        assembly.csv("record_table", file, titles)
+        return
+    cells = ", ".join(f'CAST("{title}" AS VARCHAR) AS "{title}"' for title in titles)
+    quoted = str(file).replace("'", "''")
+    assembly.run(f"CREATE VIEW record_table AS SELECT {cells} FROM read_parquet('{quoted}')")
+
+
+def _numbers(assembly: Assembly, file: Path, titles: Sequence[str], dated: bool, key: str) -> None:
+    start_record(assembly)
+    fields: list[EhrField] = []
+    for title in titles:
+        name, unit = name_and_unit(title)
+        field = assembly.fields.get(name)
+        if field is None or field.kind != "numeric":
+            continue
+        try:
+            convert(0, unit or field.unit, field)
+        except UserError as error:
+            raise UserError(f"{file}: column {title!r}: {error}") from None
+        fields.append(field)
+        assembly.run(
+            f"""
+            INSERT INTO readings SELECT told_of, ?, told_at,
+              number(regexp_extract("{title}", ?, 1)),
+              coalesce(nullif(regexp_extract("{title}", ?, 2), ''), ?)
+            FROM told WHERE lower(trim("{title}")) NOT IN {MISSING}
+            """,
+            [name, NUMBER, NUMBER, unit or field.unit],
+        )
+    assembly.offered |= {field.name for field in fields}
+    convert_readings(assembly)
+    if dated:
+        assembly.run("INSERT INTO aliases SELECT DISTINCT told_of, told_of FROM told")
+        take_people(assembly)
+        take_nearest(assembly)
+        return
+    for field in fields:
+        of = f"SELECT patient, value FROM singly WHERE field = '{field.name}'"
+        _only_one(assembly, field.name, key, of)
+
+
+def _only_one(assembly: Assembly, column: str, key: str, of: str) -> None:
+    """Fills a column of the films with what all rows of one key agree in, and counts those that
+    do not. `of` is a SELECT of (patient, value), where patient is what the key says."""
+    assembly.run(
+        "CREATE OR REPLACE TABLE agreed AS SELECT patient, min(value) AS value, "
+        f"count(DISTINCT value) AS many FROM ({of}) WHERE value IS NOT NULL GROUP BY 1"
+    )
+    assembly.remark(
+        f"{column}: the record table has two values for one {key}, not used",
+        assembly.one("SELECT count(*) FROM agreed WHERE many > 1"),
+    )
+    assembly.run(
+        f'UPDATE films SET "{column}" = agreed.value FROM agreed '
+        f"WHERE many = 1 AND agreed.patient = films.{key}"
+    )
+
+
+def _texts(assembly: Assembly, column: dict[str, str], key: str) -> None:
+    """The categories, which do not change with the day."""
+    for field in assembly.fields.values():
+        if field.kind != "categorical" or field.name not in column:
+            continue
+        assembly.offered.add(field.name)
+        title = column[field.name]
+        spelt = " ".join(
+            f"WHEN lower('{category}') THEN '{category}'" for category in field.categories
+        )
+        _only_one(
+            assembly, field.name, key,
+            f'SELECT told_of AS patient, CASE lower(trim("{title}")) {spelt} '
+            f'ELSE trim("{title}") END AS value FROM told '
+            f'WHERE lower(trim("{title}")) NOT IN {MISSING}',
+        )  # fmt: skip
+
+
+def _findings(assembly: Assembly, title: str, key: str, *, same_day: bool) -> None:
+    """Findings by film, study or patient (of the same day); none where two rows disagree."""
+    assembly.run(
+        f"""
+        CREATE OR REPLACE TABLE found AS SELECT told_of, told_at::DATE AS day,
+          list_sort(list_distinct(list_filter(list_transform(string_split(
+            coalesce("{title}", ''), '|'), lambda x: trim(x)), lambda x: x != ''))) AS named
+        FROM told
+        """
+    )
+    assembly.run(
+        f"""
+        UPDATE films SET findings = one.found FROM (
+          SELECT told_of, day, CASE WHEN count(DISTINCT found) = 1 THEN min(found) END AS found
+          FROM (SELECT told_of, day, CASE
+                  WHEN NOT list_contains(list_transform(named, lambda x: lower(x)), 'no finding')
+                    THEN named WHEN len(named) = 1 THEN [] END AS found FROM found)
+          GROUP BY ALL) one
+        WHERE one.told_of = films.{key} {"AND one.day = films.taken::DATE" if same_day else ""}
+        """
+    )
+    both = assembly.one(
+        "SELECT count(*) FROM found WHERE len(named) > 1 AND "
+        "list_contains(list_transform(named, lambda x: lower(x)), 'no finding')"
+    )
+    assembly.remark("rows of the record table with No Finding beside a finding, not used", both)
+    assembly.remark(
+        f"findings: the record table has two for one {key}, not used",
+        assembly.one(
+            "SELECT count(*) FROM (SELECT told_of FROM found GROUP BY told_of, day "
+            "HAVING count(DISTINCT named) > 1)"
+        ),
+    )
