@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from nofinding.functional.memory import address, entropy, hard_shrink
+from nofinding.functional.memory import (
+    address,
+    enqueue,
+    entropy,
+    gumbel_shrink,
+    hard_shrink,
+    recall,
+)
 
 
 def test_hard_shrink_keeps_what_is_above_the_threshold_as_it_is() -> None:
@@ -34,3 +41,40 @@ def test_entropy_is_none_for_one_code_and_most_for_all() -> None:
     found = entropy(w)
     assert found[0] == pytest.approx(0, abs=1e-6)
     assert found[1] == pytest.approx(math.log(4), abs=1e-6)
+
+
+def test_gumbel_shrinkage_keeps_the_largest_with_the_gradient_of_all() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, 9, requires_grad=True)
+    w = gumbel_shrink(logits, 3)
+    soft = logits.softmax(1)
+    chosen = torch.zeros_like(soft).scatter(1, logits.topk(3, dim=1).indices, 1.0)
+    torch.testing.assert_close(w, chosen * soft / (chosen * soft).sum(1, keepdim=True))
+    assert ((w.abs() > 1e-6).sum(1) == 3).all()
+    weights = torch.randn(6, 9)
+    (found,) = torch.autograd.grad((w * weights).sum(), logits)
+    (wanted,) = torch.autograd.grad((soft * weights).sum(), logits)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gumbel_shrink(logits, 20), soft)
+
+
+def test_each_place_recalls_from_its_own_memory() -> None:
+    torch.manual_seed(0)
+    x, codes = torch.randn(2, 3, 5), torch.randn(3, 7, 5)
+    found = recall(x, codes, 2)
+    for film in range(2):
+        for place in range(3):
+            w = gumbel_shrink(codes[place] @ x[film, place], 2)
+            torch.testing.assert_close(found[film, place], w @ codes[place])
+    codes[1] += 1
+    changed = (recall(x, codes, 2) != found).any(-1)
+    assert changed[:, 1].all() and not changed[:, [0, 2]].any()
+
+
+def test_the_oldest_leave_the_queue() -> None:
+    codes = torch.arange(8.0).reshape(2, 4, 1)  # two places, four slots
+    seen = torch.tensor([[[10.0], [20.0]], [[11.0], [21.0]], [[12.0], [22.0]]])  # three films
+    wanted = torch.tensor([[10.0, 11, 12, 0], [20, 21, 22, 4]])
+    assert torch.equal(enqueue(codes, seen)[..., 0], wanted)
+    many = torch.arange(6.0).reshape(6, 1, 1).expand(6, 2, 1)
+    assert torch.equal(enqueue(codes, many)[0, :, 0], torch.arange(4.0))

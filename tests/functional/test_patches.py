@@ -1,9 +1,9 @@
-"""Random patches: what share, what shape, and that a row depends on no other."""
+"""Random patches: what share, what shape, that a row depends on no other; cutting and joining."""
 
 import torch
 
 from nofinding.functional.noise import generators
-from nofinding.functional.patches import patch_masks
+from nofinding.functional.patches import cut, joined, patch_masks, surroundings
 
 SIZES, CHANCES = (1, 2, 4, 8), (0.2, 0.3, 0.3, 0.2)
 
@@ -41,3 +41,20 @@ def test_a_row_depends_on_no_other() -> None:
     together = draw(5)
     alone = patch_masks(16, generators(1, [3]), sizes=SIZES, chances=CHANCES, most=0.4)
     assert torch.equal(together[3:4], alone)
+
+
+def test_a_picture_is_cut_row_by_row_and_joined_again() -> None:
+    x = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
+    pieces = cut(x, 2)
+    assert pieces.shape == (2, 4, 3, 2, 3)
+    assert torch.equal(pieces[:, 1], x[:, :, :2, 3:])
+    assert torch.equal(pieces[:, 2], x[:, :, 2:, :3])
+    assert torch.equal(joined(pieces, 2), x)
+
+
+def test_surroundings_are_the_eight_neighbours() -> None:
+    x = torch.arange(1.0, 10).reshape(1, 9, 1)
+    around = surroundings(x, 3)[0, :, :, 0]
+    assert around[4].tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert around[0].tolist() == [0, 0, 0, 0, 2, 0, 4, 5]
+    assert around[5].tolist() == [2, 3, 0, 5, 0, 8, 9, 0]

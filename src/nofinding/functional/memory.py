@@ -1,10 +1,12 @@
-"""Which of the remembered codes stand for a film (Gong et al. 2019, arXiv:1904.02639, MemAE)."""
+"""Which of the remembered codes stand for a film (Gong et al. 2019, arXiv:1904.02639, MemAE; with
+few of them chosen by rank, Xiang et al. 2023, arXiv:2111.13495, SQUID)."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["address", "entropy", "hard_shrink"]
+__all__ = ["address", "enqueue", "entropy", "gumbel_shrink", "hard_shrink", "recall"]
 
 LEAST = 1e-12  # below this a sum of weights is none
 
@@ -30,3 +32,26 @@ def address(
 def entropy(w: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
     """- sum w log w (eq. 9): 0 where one code says all."""
     return -(w * w.clamp_min(LEAST).log()).sum(dim=1)
+
+
+def gumbel_shrink(logits: Float[Tensor, "... n"], kept: int) -> Float[Tensor, "... n"]:
+    """Softmax weights of the `kept` largest, summing to 1, the others 0; the gradient is that of
+    the whole softmax, so that every remembered code can still be drawn nearer (SQUID, 3.2)."""
+    w = logits.softmax(dim=-1)
+    largest, where = w.detach().topk(min(kept, w.shape[-1]), dim=-1)
+    few = torch.zeros_like(w).scatter(-1, where, F.normalize(largest, p=1, dim=-1, eps=LEAST))
+    return (few - w).detach() + w
+
+
+def recall(
+    x: Float[Tensor, "b p c"], codes: Float[Tensor, "p n c"], kept: int
+) -> Float[Tensor, "b p c"]:
+    """What the memory of each place p makes of what is seen there: a mixture of the `kept` codes
+    whose inner product with it is largest. No place looks into the memory of another."""
+    weights = gumbel_shrink(torch.einsum("bpc,pnc->bpn", x, codes), kept)
+    return torch.einsum("bpn,pnc->bpc", weights, codes)
+
+
+def enqueue(codes: Float[Tensor, "p n c"], seen: Float[Tensor, "b p c"]) -> Float[Tensor, "p n c"]:
+    """The queues after the newest were put in front: the oldest drop out at the end."""
+    return torch.cat([seen.transpose(0, 1), codes], dim=1)[:, : codes.shape[1]]

@@ -35,6 +35,7 @@ from nofinding.methods.pddpm import PDDPM
 from nofinding.methods.pixel_knn import PixelKNN
 from nofinding.methods.protocol import Detector
 from nofinding.methods.rd4ad import RD4AD
+from nofinding.methods.squid import SQUID
 from nofinding.methods.synthetic import Synthetic
 from nofinding.methods.thor import THOR
 from nofinding.methods.thumbnail import Thumbnail
@@ -57,6 +58,7 @@ METHODS: dict[str, type[Detector]] = {
     "ddad-intra": DDADIntra,
     "ddad-asr": DDADASR,
     "ddad-asr-intra": DDADASRIntra,
+    "squid": SQUID,
     # Diffusion on pixels
     "ddpm": DDPM,
     "ddpm-pcm": DDPMPCM,
