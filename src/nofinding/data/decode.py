@@ -30,9 +30,21 @@ from nofinding.data.limits import TIMEOUT, FilmError, check_decoded, kind_of, re
 from nofinding.errors import UserError
 from nofinding.types import Pixels, Record
 
-__all__ = ["FilmFile", "VolumeFile", "check_files", "read_header"]
+__all__ = ["FilmFile", "UnreadableError", "VolumeFile", "check_files", "read_header"]
 
 TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
+
+
+class UnreadableError(UserError):
+    """A film whose file is absent, damaged or no film."""
+
+    def __init__(self, told: str, reason: str) -> None:
+        super().__init__(told)
+        self.reason = reason
+        """Why, without the file's name: "is damaged or cut short"."""
+
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str]]:
+        return type(self), (str(self), self.reason)
 
 
 class _Child:
@@ -192,8 +204,9 @@ class FilmFile:
         except (OSError, ValueError):  # ValueError: a path with a zero byte in it
             raise self._error("cannot be read") from None
 
-    def _error(self, reason: str) -> UserError:
-        return UserError(": ".join(filter(None, (self.where, f"{self.path} {reason}"))))
+    def _error(self, reason: str) -> UnreadableError:
+        told = ": ".join(filter(None, (self.where, f"{self.path} {reason}")))
+        return UnreadableError(told, reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,10 @@ def cache_at(folder: Path | None) -> FilmCache:
 class Cohort:
     """The records of one or more sources, checked: ids are unique, no patient in two splits."""
 
-    def __init__(self, specs: Sequence[str], fields: Mapping[str, EhrField]) -> None:
-        """Reads every row and looks for every film; decodes none. Raises UserError."""
+    def __init__(
+        self, specs: Sequence[str], fields: Mapping[str, EhrField], *, look: bool = True
+    ) -> None:
+        """Reads every row and, with `look`, finds every film; decodes none. Raises UserError."""
         if not specs:
             raise UserError("--films is missing: write SOURCE:PATH, for example table:films.csv")
         self.specs = tuple(specs)
@@ -59,7 +61,7 @@ class Cohort:
         self.offers = tuple(name for name in fields if name in offered)
         self.phantom = any(innermost(*part)[1] == "phantom" for part in parts)
         check_splits(self.records)
-        for record in self.records:
+        for record in self.records if look else ():
             if isinstance(record.pixels, FilmFile):
                 record.pixels.check()
 
