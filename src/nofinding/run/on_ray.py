@@ -103,10 +103,14 @@ def _scored(ray: Any, todo: Sequence[int], files: Sequence[str], options: ScoreO
             str(Path.cwd()),
             options.out.resolve(),
         ),
-        max_restarts=-1,
-        max_task_retries=RETRIES,
+        ray_remote_args_fn=_lives,
         **share,
     )
+
+
+def _lives() -> dict[str, int]:
+    """How often a worker that died is started again, and its batch with it."""
+    return {"max_restarts": -1, "max_task_retries": RETRIES}
 
 
 def _ray() -> Any:
