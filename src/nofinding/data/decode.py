@@ -32,6 +32,7 @@ from nofinding.types import Pixels, Record
 
 __all__ = ["FilmFile", "UnreadableError", "VolumeFile", "check_files", "read_header"]
 
+SETTLED = 2.0  # seconds since a file's last change from which its times tell it apart
 TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
 
 
@@ -181,6 +182,21 @@ class FilmFile:
         """SHA-256 of the file's bytes, in hex."""
         with self._open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def stamp(self) -> str | None:
+        """What tells, without reading it, that the file is the one that was read before.
+
+        Path, device, inode, size and both times of change. None where the file was changed less
+        than two seconds ago: another change within the clock's resolution would not show.
+        """
+        try:
+            found = self.path.stat()
+        except (OSError, ValueError):
+            return None
+        if time.time() - max(found.st_mtime, found.st_ctime) < SETTLED:
+            return None
+        told = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return "|".join(map(str, (self.path.absolute(), *told)))
 
     def check(self) -> None:
         """Raises UserError where the file is absent or begins like no film; decodes nothing."""

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nofinding.checkpoint import sync_folder
 from nofinding.data.batch import Films
-from nofinding.data.cache import FilmCache
+from nofinding.data.cache import FilmCache, Once
 from nofinding.data.decode import UnreadableError
 from nofinding.data.ehr import EhrField
 from nofinding.errors import UserError
@@ -27,39 +27,12 @@ from nofinding.run.gating import Gatekeeper
 from nofinding.run.mapping import write_maps
 from nofinding.run.model import Model
 from nofinding.run.shipped import about_age
-from nofinding.types import Batch, Pixels, Record, Scores
+from nofinding.types import Batch, Record, Scores
 
 __all__ = ["Scorer", "Unreadable"]
 
 Unreadable = Literal["stop", "list"]
 MAP_FILES = (".npy", ".png", ".nii.gz")
-
-
-class Once:
-    """Pixels that are decoded once while a film is prepared in two sizes."""
-
-    def __init__(self, pixels: Callable[[], Pixels]) -> None:
-        self._pixels = pixels
-        self._held: Pixels | None = None
-        if hasattr(pixels, "fingerprint"):
-            own: Callable[[], str] = pixels.fingerprint
-            known: list[str] = []
-
-            def fingerprint() -> str:
-                if not known:
-                    known.append(own())
-                return known[0]
-
-            self.fingerprint = fingerprint
-
-    def __call__(self) -> Pixels:
-        if self._held is None:
-            self._held = self._pixels()
-        return self._held
-
-    def drop(self) -> None:
-        """Forgets the pixels."""
-        self._held = None
 
 
 @dataclass(frozen=True, kw_only=True)
