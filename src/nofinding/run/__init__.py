@@ -1,6 +1,7 @@
 """The use cases: the only place where sources, methods and evaluation meet."""
 
 from nofinding.run.benching import BenchOptions, bench
+from nofinding.run.caching import CacheOptions, cache_films
 from nofinding.run.demo import DemoOptions, demo
 from nofinding.run.evaluating import EvaluateOptions, evaluate
 from nofinding.run.fitting import FitOptions, fit
@@ -10,6 +11,7 @@ from nofinding.run.scoring import ScoreOptions, score
 
 __all__ = [
     "BenchOptions",
+    "CacheOptions",
     "DemoOptions",
     "EvaluateOptions",
     "FitGateOptions",
@@ -17,6 +19,7 @@ __all__ = [
     "ImportOptions",
     "ScoreOptions",
     "bench",
+    "cache_films",
     "demo",
     "evaluate",
     "fit",
