@@ -1,7 +1,7 @@
 """From the journals of a job to scores.csv, unreadable.csv and what run.json says of the films.
 
-Reads the batches in their order, one at a time. What is held of a film is two hashes, sixteen
-bytes; with weighted calibration also its stratum.
+Reads the batches in their order, one at a time. What is held of a film is two hashes, and the
+number of its batch, 24 bytes; with weighted calibration also its stratum.
 """
 
 import csv

@@ -115,9 +115,16 @@ class Unfinished:
             except FileNotFoundError:
                 continue
             fcntl.flock(file, how)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if self._is_current(file):
                 return file
             file.close()
+
+    def _is_current(self, lock: TextIO) -> bool:
+        """Whether a lock is that of the folder as it is now."""
+        try:
+            return os.path.samestat(os.fstat(lock.fileno()), (self.folder / "lock").stat())
+        except FileNotFoundError:
+            return False
 
     def _drop_other(self) -> None:
         self._lock.close()
@@ -139,7 +146,7 @@ class Unfinished:
         """Once no other process is in it: whether it still waits to be finished."""
         fcntl.flock(self._lock, fcntl.LOCK_UN)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        yield self.result.is_dir()
+        yield self._is_current(self._lock) and self.result.is_dir()
 
     def part(self, shard: tuple[int, int]) -> Journal:
         """The journal of this process. Raises UserError where another process has it."""
