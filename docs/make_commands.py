@@ -27,7 +27,8 @@ them. `nofinding COMMAND --help` says the same. Options may stand in a YAML file
 `--config FILE.yaml`; `--print_config` prints such a file. `nofinding --version` prints the version.
 
 Exit codes: 0 done; 2 something is wrong with what was given (one line says what), and nothing was
-left half-written; 130 interrupted by Ctrl-C; 143 stopped by SIGTERM.
+left half-written (a long `score` keeps what it has, [to go on](archives.md)); 130 interrupted by
+Ctrl-C; 143 stopped by SIGTERM.
 """
 WORDS = {  # for the two that jsonargparse describes at length, or in passing
     "print_config": "Prints the options that result from all the others, as YAML, and ends.",

@@ -21,7 +21,7 @@ from torch import Tensor
 from nofinding import __version__
 from nofinding.errors import UserError
 
-__all__ = ["code_version", "load", "save", "write_atomic"]
+__all__ = ["code_version", "load", "save", "sync_folder", "write_atomic"]
 
 # Reserved names in the JSON; whatever `meta` holds under them is replaced.
 TENSORS_HASH = "sha256"
@@ -133,7 +133,7 @@ def _write_together(files: Mapping[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for path in files:
             os.replace(temporary[path], path)  # noqa: PTH105 - the call that tests make fail
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         why = error.strerror or str(error)
         raise UserError(f"{path}: cannot be written ({why}); what was there is whole") from error
@@ -143,7 +143,7 @@ def _write_together(files: Mapping[Path, bytes]) -> None:
                 left.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename survive a power cut: the name lies in the folder, not in the file."""
     handle = os.open(folder, os.O_RDONLY)
     try:

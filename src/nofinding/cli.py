@@ -49,6 +49,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
+  nofinding cache --films SOURCE:PATH --size 224 112         decode films ahead, with every core
   nofinding methods                                          what can be fitted
   nofinding sources                                          where films can come from
   nofinding recipes [RECIPE]                                 published protocols and their figures
@@ -192,6 +193,18 @@ def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
     return parser
 
 
+def _cache_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import CacheOptions
+
+    parser = _new("cache", _first_line(CacheOptions))
+    several = "SOURCE:PATH, one or more"
+    parser.add_argument("--films", nargs="+", type=str, required=True, help=several)
+    sides = "pixels a side, one or more: those of the model, and 112 for its input gate"
+    parser.add_argument("--size", nargs="+", type=int, default=[224], help=sides)
+    _with_options(parser, CacheOptions, ("films", "size"))
+    return parser
+
+
 def _demo_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.run import DemoOptions
 
@@ -280,6 +293,12 @@ def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
     import_official(Path(parsed.checkpoint), _options(ImportOptions, parsed, ("checkpoint",)))
 
 
+def _cache(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import CacheOptions, cache_films
+
+    cache_films(_options(CacheOptions, parsed, ()))
+
+
 def _demo(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import DemoOptions, demo
 
@@ -328,6 +347,7 @@ COMMANDS: dict[str, Command] = {
     "bench": (_bench, _bench_parser),
     "fit-gate": (_fit_gate, _fit_gate_parser),
     "import-official": (_import_official, _import_parser),
+    "cache": (_cache, _cache_parser),
     "demo": (_demo, _demo_parser),
     "example": (_example, _example_parser),
     "export": (_export, _export_parser),

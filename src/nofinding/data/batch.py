@@ -95,6 +95,10 @@ class Films:
                 f"image_id {self.ids[index]!r}: {error}; the method as configured takes {kind}"
             ) from None
 
+    def prepare(self, index: int) -> None:
+        """Decodes a film now, and keeps it. Raises UserError where that cannot be done."""
+        self._film(index)
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """These films in this order: image in [-1, 1], the record as `EhrStats.encode` gives it.
 

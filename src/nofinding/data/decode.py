@@ -34,6 +34,7 @@ from nofinding.types import Pixels, Record
 
 __all__ = [
     "FilmFile",
+    "UnreadableError",
     "VolumeFile",
     "check_files",
     "read_header",
@@ -42,7 +43,20 @@ __all__ = [
     "read_studies",
 ]
 
+SETTLED = 2.0  # seconds since a file's last change from which its times tell it apart
 TOPS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value of white
+
+
+class UnreadableError(UserError):
+    """A film whose file is absent, damaged or no film."""
+
+    def __init__(self, told: str, reason: str) -> None:
+        super().__init__(told)
+        self.reason = reason
+        """Why, without the file's name: "is damaged or cut short"."""
+
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str]]:
+        return type(self), (str(self), self.reason)
 
 
 class _Child:
@@ -180,6 +194,21 @@ class FilmFile:
         with self._open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def stamp(self) -> str | None:
+        """What tells, without reading it, that the file is the one that was read before.
+
+        Path, device, inode, size and both times of change. None where the file was changed less
+        than two seconds ago: another change within the clock's resolution would not show.
+        """
+        try:
+            found = self.path.stat()
+        except (OSError, ValueError):
+            return None
+        if time.time() - max(found.st_mtime, found.st_ctime) < SETTLED:
+            return None
+        told = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return "|".join(map(str, (self.path.absolute(), *told)))
+
     def check(self) -> None:
         """Raises UserError where the file is absent or begins like no film; decodes nothing."""
         with self._open() as file:
@@ -202,8 +231,9 @@ class FilmFile:
         except (OSError, ValueError):  # ValueError: a path with a zero byte in it
             raise self._error("cannot be read") from None
 
-    def _error(self, reason: str) -> UserError:
-        return UserError(": ".join(filter(None, (self.where, f"{self.path} {reason}"))))
+    def _error(self, reason: str) -> UnreadableError:
+        told = ": ".join(filter(None, (self.where, f"{self.path} {reason}")))
+        return UnreadableError(told, reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nofinding.gate.look import CHANNELS, Look
 
-__all__ = ["ALARM", "DRIFT_LEAST", "EFFECT", "Coordinates", "Drift", "drift"]
+__all__ = ["ALARM", "DRIFT_LEAST", "EFFECT", "Coordinates", "Drift", "compared", "drawn", "drift"]
 
 DIRECTIONS = 8
 DRIFT_LEAST = 30
@@ -99,13 +99,30 @@ def drift(
     DRIFT_MOST are drawn from, by `seed`.
     """
     rng = np.random.default_rng(seed)
-    first, second = (
-        np.sort(rng.permutation(len(points))[:DRIFT_MOST]) for points in (reference, films)
+    first, second = drawn(rng, len(reference)), drawn(rng, len(films))
+    return compared(
+        reference[first], reference_scores[first], films[second], scores[second], rng, draws
     )
-    points = np.concatenate([reference[first], films[second]])
-    score = np.concatenate([reference_scores[first], scores[second]])
+
+
+def drawn(rng: np.random.Generator, n: int) -> Int[np.ndarray, " q"]:
+    """Which of n films are compared: all, or DRIFT_MOST; first those of the reference are drawn."""
+    return np.sort(rng.permutation(n)[:DRIFT_MOST])
+
+
+def compared(
+    reference: Float[np.ndarray, "n k"],
+    reference_scores: Float[np.ndarray, " n"],
+    films: Float[np.ndarray, "m k"],
+    scores: Float[np.ndarray, " m"],
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+) -> Drift:
+    """The test itself, on sets that were drawn already."""
+    points = np.concatenate([reference, films])
+    score = np.concatenate([reference_scores, scores])
     apart = distances(points)
-    n = len(first)
+    n = len(reference)
 
     def statistic(order: Int[np.ndarray, " q"]) -> tuple[float, float]:
         a, b = _lower_half(order[:n], score), _lower_half(order[n:], score)
@@ -117,7 +134,7 @@ def drift(
     drawn = [statistic(rng.permutation(len(points)))[0] for _ in range(draws)]
     reached = int((np.array(drawn) >= found - 1e-12).sum())
     effect = found / between if between > 0 else 0.0
-    return Drift((1 + reached) / (1 + draws), float(effect), len(second), n)
+    return Drift((1 + reached) / (1 + draws), float(effect), len(films), n)
 
 
 def distances(points: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n n"]:

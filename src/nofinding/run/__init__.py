@@ -2,6 +2,7 @@
 
 from nofinding.run.assembling import CohortOptions, assemble_cohort
 from nofinding.run.benching import BenchOptions, bench
+from nofinding.run.caching import CacheOptions, cache_films
 from nofinding.run.demo import DemoOptions, demo
 from nofinding.run.evaluating import EvaluateOptions, evaluate
 from nofinding.run.exampling import ExampleOptions, write_example
@@ -13,6 +14,7 @@ from nofinding.run.scoring import ScoreOptions, score
 
 __all__ = [
     "BenchOptions",
+    "CacheOptions",
     "CohortOptions",
     "DemoOptions",
     "EvaluateOptions",
@@ -24,6 +26,7 @@ __all__ = [
     "ScoreOptions",
     "assemble_cohort",
     "bench",
+    "cache_films",
     "demo",
     "evaluate",
     "export",

@@ -15,7 +15,7 @@ from nofinding.evaluate.flow_figure import counted, flow_figure
 from nofinding.recipes import Recipe, recipe_of
 from nofinding.run.cohort import known_fields, source_of
 from nofinding.run.progress import say, tracked
-from nofinding.run.scoring import move_into_place
+from nofinding.run.unfinished import move_into_place
 from nofinding.sources import SOURCES
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.choices import Choices

@@ -25,9 +25,9 @@ from nofinding.evaluate.matching import covariates, matched_pairs
 from nofinding.evaluate.trivial import METADATA, TRIVIAL, metadata_baseline
 from nofinding.recipes import Published
 from nofinding.run.cell import Cell, Result, Share
+from nofinding.run.mapping import overlay
 from nofinding.run.model import load_model
 from nofinding.run.progress import say, tracked
-from nofinding.run.scoring import overlay
 from nofinding.types import Record, Supervision
 
 if TYPE_CHECKING:

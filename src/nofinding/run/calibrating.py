@@ -39,19 +39,12 @@ def stored_strata(
 class Calibrator:
     """Gives the p-value cells of scores.csv, batch by batch."""
 
-    def __init__(
-        self,
-        model: Model,
-        records: Sequence[Record],
-        how: Calibration,
-        fields: Mapping[str, EhrField],
-    ) -> None:
-        """Raises UserError where the model or the films do not allow `how`."""
+    def __init__(self, model: Model, how: Calibration, films: int) -> None:
+        """`films` are to be scored. Raises UserError where the model or they do not allow `how`."""
         self.how = how
         self.stored, self.ids = model.calibration
         self.strata: list[Stratum] = []
-        self.own = {r.image_id: Stratum.of(r.ehr, fields) for r in records}
-        self.weight: dict[str, float] = {}
+        self.weight: dict[Stratum, float] = {}
         self.weights: Float[np.ndarray, " n"] = np.ones(len(self.stored))
         self.used: Counter[str] = Counter()
         if how == "plain" or not len(self.stored):
@@ -64,30 +57,38 @@ class Calibrator:
             )
         self.strata = strata
         if how == "weighted":
-            self._weigh()
+            self._require(films)
 
-    def _weigh(self) -> None:
-        for n, which in ((len(self.own), "scored"), (len(self.strata), "of calibration")):
+    @property
+    def weighs(self) -> bool:
+        """Whether it has to know the strata of all films before it gives a p-value."""
+        return self.how == "weighted" and len(self.stored) > 0
+
+    def _require(self, films: int) -> None:
+        for n, which in ((films, "scored"), (len(self.strata), "of calibration")):
             if n < WEIGHTED_LEAST:
                 raise UserError(
                     f"--calibration weighted: {n} films {which}; it takes {WEIGHTED_LEAST} or more"
                 )
-        if not any(any(stratum) for stratum in [*self.strata, *self.own.values()]):
+
+    def weigh(self, own: Sequence[Stratum]) -> None:
+        """Learns the weights from the strata of all scored films. Raises UserError."""
+        self._require(len(own))
+        if not any(any(stratum) for stratum in (*self.strata, *own)):
             raise UserError(
                 "--calibration weighted: neither sex, view nor age of any film is known"
             )
-        self.weights, own = record_weights(self.strata, [*self.own.values()])
-        self.weight = dict(zip(self.own, own.tolist(), strict=True))
+        self.weights, weights = record_weights(self.strata, own)
+        self.weight = dict(zip(own, weights.tolist(), strict=True))
 
     def __call__(
-        self, scores: Float[np.ndarray, " b"], image_ids: Sequence[str]
+        self, scores: Float[np.ndarray, " b"], image_ids: Sequence[str], own: Sequence[Stratum]
     ) -> list[dict[str, str]]:
         """p_value, and for Mondrian the stratum that it is from, of each film."""
         if not len(self.stored):
             return [{"p_value": ""} for _ in image_ids]
         ids = [hashed(image_id) for image_id in image_ids]
         if self.how == "mondrian":
-            own = [self.own[image_id] for image_id in image_ids]
             p, used = mondrian_p_values(
                 scores, own, self.stored, self.strata, ids=ids, calibration_ids=self.ids
             )
@@ -99,7 +100,7 @@ class Calibrator:
         if self.how == "weighted":
             p = weighted_p_values(
                 scores,
-                np.array([self.weight[image_id] for image_id in image_ids]),
+                np.array([self.weight[stratum] for stratum in own]),
                 self.stored,
                 self.weights,
                 ids=ids,

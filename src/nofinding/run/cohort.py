@@ -74,8 +74,10 @@ class Cohort:
     records: Sequence[Record]
     """In the order of the sources; those of a cohort folder are made when they are asked for."""
 
-    def __init__(self, specs: Sequence[str], fields: Mapping[str, EhrField]) -> None:
-        """Reads every row and looks for every film; decodes none. Raises UserError."""
+    def __init__(
+        self, specs: Sequence[str], fields: Mapping[str, EhrField], *, look: bool = True
+    ) -> None:
+        """Reads every row and, with `look`, finds every film; decodes none. Raises UserError."""
         if not specs:
             raise UserError("--films is missing: write SOURCE:PATH, for example table:films.csv")
         self.specs = tuple(specs)
@@ -94,7 +96,7 @@ class Cohort:
         self.phantom = any(innermost(*part)[1] == "phantom" for part in parts)
         if len(parts) > 1 or not isinstance(SOURCES[parts[0][0]], Kept):
             check_splits(self.records)
-        for record in self.records:
+        for record in self.records if look else ():
             if isinstance(record.pixels, FilmFile):
                 record.pixels.check()
 

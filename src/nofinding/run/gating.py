@@ -1,22 +1,32 @@
 """The input gate at work: fitted with a model or by itself, and asked before films are scored."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt64
 
 from nofinding import checkpoint
+from nofinding.data.batch import Films
 from nofinding.data.cache import FilmCache
 from nofinding.data.split import normals
 from nofinding.errors import UserError
 from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.table import REFUSED
-from nofinding.gate import DRIFT_LEAST, GATE_LEAST, Eye, Gate, drift, fit_gate, gate_films
+from nofinding.gate import (
+    DRIFT_LEAST,
+    GATE_LEAST,
+    Eye,
+    Gate,
+    compared,
+    drawn,
+    fit_gate,
+    gate_films,
+)
 from nofinding.methods.protocol import dimensions_of
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.model import Model
@@ -99,9 +109,18 @@ def save_model_gate(
 
 def one_a_patient(records: Sequence[Record]) -> list[int]:
     """One film of each patient: films of one patient are alike, and would count as many."""
-    order = sorted(range(len(records)), key=lambda i: hashed(records[i].image_id))
-    first = {records[i].patient_id: i for i in reversed(order)}
-    return [i for i in order if first[records[i].patient_id] == i]
+    numbers = [[int(hashed(name), 16) for name in (r.image_id, r.patient_id)] for r in records]
+    images, patients = np.array(numbers, dtype=np.uint64).reshape(-1, 2).T
+    return [int(row) for row in first_of_patients(images, patients)]
+
+
+def first_of_patients(
+    images: UInt64[np.ndarray, " n"], patients: UInt64[np.ndarray, " n"]
+) -> Int[np.ndarray, " p"]:
+    """The rows of one film a patient, in the order of the hashed image_id, by hashed ids."""
+    order = np.argsort(images, kind="stable")
+    first = np.unique(patients[order], return_index=True)[1]
+    return order[np.sort(first)]
 
 
 def _save(
@@ -120,15 +139,16 @@ def _load(folder: Path, what: str) -> tuple[Gate, str]:
 
 
 class Gatekeeper:
-    """Says of each film whether it may be scored, and of all whether they have drifted."""
+    """Says of each film whether it may be scored, and of all whether they have drifted.
+
+    Holds nothing of the films.
+    """
 
     def __init__(self, model: Model, folder: Path, mode: GateMode, other: Path | None) -> None:
         """Loads the model's own gate, and `other` in its place for the verdicts if given."""
         self.mode = mode
         self.own, self.gate, self.sha256 = None, None, None
-        self.reasons: dict[str, str] = {}
         self.drifted: dict[str, Any] = {"tested": False, "why": "the model has no gate"}
-        self.points: dict[str, Float[np.ndarray, " k"]] = {}
         self.why_none = "the model has no input gate: whatever is given is scored"
         if mode == "off":
             self.drifted["why"] = "--gate off"
@@ -148,79 +168,81 @@ class Gatekeeper:
         if other is not None:
             self.gate, self.sha256 = _load(other, "--gate_from")
 
-    def look(self, records: Sequence[Record], cache: FilmCache) -> None:
-        """Judges every film."""
-        if self.gate is None:
-            return
-        seen = Eye().films(gate_films(records, cache), lambda r: list(tracked(r, "input gate")))
-        verdicts = self.gate.judge(seen)
-        ids = [record.image_id for record in records]
-        self.reasons = {i: v.reason for i, v in zip(ids, verdicts, strict=True) if v.reason}
+    @property
+    def looks(self) -> bool:
+        """Whether films are judged at all."""
+        return self.gate is not None
+
+    @cached_property
+    def eye(self) -> Eye:
+        """The network that looks."""
+        return Eye()
+
+    def judge(self, films: Films) -> list[dict[str, Any]]:
+        """Of each film, prepared by `gate_films`: "reason", where there is one, and "point"."""
+        assert self.gate is not None
+        seen = self.eye.films(films)
+        told: list[dict[str, Any]] = [
+            {"reason": verdict.reason} if verdict.reason else {}
+            for verdict in self.gate.judge(seen)
+        ]
         if self.own is not None:
-            self.points = dict(zip(ids, self.own.coordinates(seen), strict=True))
+            for film, point in zip(told, self.own.coordinates(seen).tolist(), strict=True):
+                film["point"] = point
+        return told
 
-    def admitted(self, records: Sequence[Record], single: bool) -> list[Record]:
-        """The films to score. Raises UserError for a refused single film, or where none is left."""
-        if self.mode != "refuse" or not self.reasons:
-            return list(records)
-        first = next(r.image_id for r in records if r.image_id in self.reasons)
-        if single:
-            raise UserError(
-                f"film {first!r} {self.reasons[first]}; not scored; --gate flag does so anyway"
-            )
-        left = [record for record in records if record.image_id not in self.reasons]
-        if not left:
-            raise UserError(
-                f"all {len(records)} films are refused, for example {first!r}, which "
-                f"{self.reasons[first]}; --gate flag scores them anyway"
-            )
-        return left
-
-    def flags(self, image_id: str) -> tuple[str, ...]:
+    def flags(self, reason: str | None) -> tuple[str, ...]:
         """The flag of a film that the gate objects to."""
-        reason = self.reasons.get(image_id)
-        if reason is None:
+        if not reason:
             return ()
         return (f"{REFUSED}: it {reason}" if self.mode == "refuse" else f"gate: it {reason}",)
 
-    def test_drift(self, records: Sequence[Record], scores: dict[str, float], seed: int) -> None:
-        """Compares the scored films with the calibration films; a line where they differ."""
+    def test_drift(
+        self,
+        patients: int,
+        read: Callable[[Int[np.ndarray, " q"]], tuple[list[list[float]], list[float]]],
+        seed: int,
+    ) -> None:
+        """Compares the scored films with the calibration films; a line where they differ.
+
+        `read` gives points and scores of some of the films, of which there is one a patient.
+        """
         if self.own is None:
             return
-        rows = one_a_patient(records)
         reference = self.own.tensors["reference.points"]
-        for n, which in ((len(reference), "calibration"), (len(rows), "scored")):
+        for n, which in ((len(reference), "calibration"), (patients, "scored")):
             if n < DRIFT_LEAST:
                 why = f"{n} patients among the {which} films, {DRIFT_LEAST} are needed"
                 self.drifted = {"tested": False, "why": why}
                 return
-        ids = [records[i].image_id for i in rows]
-        found = drift(
-            reference.double().numpy(),
-            self.own.tensors["reference.scores"].numpy(),
-            np.stack([self.points[i] for i in ids]),
-            np.array([scores[i] for i in ids]),
-            seed=seed,
+        rng = np.random.default_rng(seed)
+        first, second = drawn(rng, len(reference)), drawn(rng, patients)
+        points, scores = read(second)
+        found = compared(
+            reference.double().numpy()[first],
+            self.own.tensors["reference.scores"].numpy()[first],
+            np.array(points),
+            np.array(scores),
+            rng,
         )
         line = found.line()
         if line:
             say(line)
         self.drifted = {"tested": True, **found._asdict(), "alarming": found.alarming, "line": line}
 
-    def about(self) -> dict[str, Any]:
-        """What run.json says."""
+    def about(self, objected: Mapping[str, int]) -> dict[str, Any]:
+        """What run.json says; `objected` counts the films by the reason against them."""
         note = None
         if self.gate is None and self.mode != "off":
             note = self.why_none
-        why = Counter(self.reasons.values())
-        refused = len(self.reasons) if self.mode == "refuse" else 0
+        refused = sum(objected.values()) if self.mode == "refuse" else 0
         return {
             "gate": {
                 "mode": self.mode,
                 "sha256": self.sha256,
                 "note": note,
                 "refused": refused,
-                "objected": dict(sorted(why.items())),
+                "objected": dict(sorted(objected.items())),
             },
             "drift": self.drifted,
         }

@@ -1,7 +1,7 @@
 """What a use case tells while it works: on stderr, and live only on a terminal."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -18,19 +18,23 @@ def is_first_process() -> bool:
     return not is_torchelastic_launched() or os.environ.get("RANK", "0") == "0"
 
 
-def say(line: str) -> None:
-    """One line on stderr; under torchrun from the first process alone."""
-    if not is_first_process():
+def say(line: str, *, everywhere: bool = False) -> None:
+    """One line on stderr; under torchrun from the first process alone, unless `everywhere`."""
+    if not everywhere and not is_first_process():
         return
     Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
-def tracked(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items, with a bar and the time left while they last; no bar where nobody looks."""
+def tracked(items: Iterable[T], what: str, count: int | None = None) -> Iterator[T]:
+    """The items, with a bar and the time left while they last; no bar where nobody looks.
+
+    `count` says how many there are, where they themselves cannot.
+    """
     console = Console(stderr=True)
-    if not console.is_terminal or not len(items):
+    total = len(items) if isinstance(items, Sized) else count
+    if not console.is_terminal or not total:
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        yield from bar.track(items, description=what)
+        yield from bar.track(items, total=total, description=what)

@@ -1,6 +1,6 @@
 """The models inside the package: which there are, and which one these films are for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def model_folder(model: str) -> Path:
     return folder
 
 
-def shipped_for(records: Sequence[Record]) -> str:
+def shipped_for(records: Iterable[Record]) -> str:
     """The shipped model for these films, by age; adults' where no age is known.
 
     Raises UserError where some are children's and others adults'.

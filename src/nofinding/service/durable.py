@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-__all__ = ["sync_folder", "write_durably"]
+from nofinding.checkpoint import sync_folder
+
+__all__ = ["write_durably"]
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -27,12 +29,3 @@ def write_durably(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last: they lie in the folder, not in the files."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""The films that a job takes, in the order of their image_id, made one at a time."""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nofinding.data.decode import FilmFile
+from nofinding.errors import UserError
+from nofinding.types import Record
+
+__all__ = ["Chosen", "mark_of"]
+
+UNFIT = frozenset('/\\\0"')  # characters that an image_id may not have: it names files
+CHUNK = 65_536  # ids that are gathered at once
+WHOLE = 2**256
+
+
+class Chosen(Sequence[Record]):
+    """Some of the records, sorted by image_id. Holds a number for each, and no record."""
+
+    def __init__(self, records: Sequence[Record], split: str | None = None) -> None:
+        """Those of `split`, or all. Looks at each once, and decodes none.
+
+        Raises UserError where an image_id cannot name a file, or none is left.
+        """
+        self._records = records
+        total, rows, names = 0, array("Q"), []
+        ids: list[str] = []
+        for row, record in enumerate(records):
+            if split is not None and record.split != split:
+                continue
+            _require_fit(record.image_id)
+            total += int.from_bytes(hashlib.sha256(_told(record)).digest())
+            rows.append(row)
+            ids.append(record.image_id)
+            if len(ids) == CHUNK:
+                names.append(pa.array(ids, pa.large_string()))
+                ids = []
+        names.append(pa.array(ids, pa.large_string()))
+        order = pc.sort_indices(pa.chunked_array(names)).to_numpy()  # UTF-8 sorts as text does
+        self._rows = np.frombuffer(rows, dtype=np.uint64)[order] if rows else np.empty(0, np.uint64)
+        self.fingerprint = f"{len(rows)}:{total % WHOLE:064x}"
+        """Of who they are and what is known of them, whatever their order; not of the pixels."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self._records[int(row)] for row in self._rows[index]]
+        return self._records[int(self._rows[index])]
+
+
+def _require_fit(image_id: str) -> None:
+    if UNFIT & set(image_id) or image_id in ("", ".", ".."):
+        raise UserError(
+            f'image_id {image_id!r} cannot name a file; allowed is anything without / \\ " and NUL'
+        )
+
+
+def _told(record: Record) -> bytes:
+    """All that a score can come from but the bytes of a file, for which there is `mark_of`."""
+    pixels = record.pixels
+    simulated = "" if isinstance(pixels, FilmFile) else repr(pixels)
+    told = (record.image_id, record.patient_id, sorted(record.ehr.items()), record.flags, simulated)
+    return repr(told).encode()
+
+
+def mark_of(record: Record) -> str:
+    """Size and time of change of the film's file; "" where it has none, or it is gone."""
+    if not isinstance(record.pixels, FilmFile):
+        return ""
+    try:
+        found = record.pixels.path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_size}:{found.st_mtime_ns}"
