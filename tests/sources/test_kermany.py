@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shipped import Shipped
 
 from nofinding.sources.kermany import PATIENT
+from shipped import Shipped
 
 
 @pytest.fixture

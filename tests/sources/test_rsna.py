@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from shipped import Shipped
 
 LABELS, CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
@@ -120,7 +121,10 @@ def test_the_lists_of_med_ad_decide(copy: Shipped, ids: dict[str, str]) -> None:
     got = copy.films("--recipe", "rsna-medad", "--lists", str(file))
     free = {i for i, film in got.items() if film.findings is None}
     assert free == {*normal[8:10], *abnormal[:3]}
-    assert {i for i, film in got.items() if film.split == "test"} == {*normal[10:14], *abnormal[3:7]}
+    assert {i for i, film in got.items() if film.split == "test"} == {
+        *normal[10:14],
+        *abnormal[3:7],
+    }
     told = json.loads((copy.out / "cohort.json").read_text())
     assert told["deviations"][:2] == [
         "8 normal films to learn from, where the protocol has 3,851",

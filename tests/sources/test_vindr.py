@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from shipped import Shipped
 
 TRAIN, TEST = "annotations/image_labels_train.csv", "annotations/image_labels_test.csv"
@@ -56,7 +57,11 @@ def test_votes_boxes_and_record(copy: Shipped) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "findings", "drawn"),
-    [("positive", {"Calcification"}, True), ("negative", set(), False), ("unlabelled", None, False)],
+    [
+        ("positive", {"Calcification"}, True),
+        ("negative", set(), False),
+        ("unlabelled", None, False),
+    ],
 )
 def test_disagreement_is_what_the_user_says(
     copy: Shipped, policy: str, findings: object, drawn: bool

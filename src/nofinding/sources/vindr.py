@@ -189,9 +189,7 @@ def _films(assembly: Assembly) -> None:
     count_unusable(assembly)
     assembly.remark("films whose patient is not known, each counted as one patient",
                     assembly.one("SELECT count(*) FROM films"))  # fmt: skip
-    assembly.run(
-        "UPDATE films SET flags = list_filter(flags, lambda flag: contains(flag, ':'))"
-    )
+    assembly.run("UPDATE films SET flags = list_filter(flags, lambda flag: contains(flag, ':'))")
 
 
 VINDR = Publisher(
