@@ -321,16 +321,17 @@ def _titles(file: Path, separator: str = ",") -> list[str]:
     """The first row of a CSV file. Raises UserError where there is none to be read."""
     try:
         with (gzip.open if file.suffix == ".gz" else open)(
-            file, "rt", encoding="utf-8-sig", newline=""
-        ) as lines:
+            file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""
+        ) as lines:  # what stands in later rows is said with its row
             titles = next(csv.reader(lines, strict=True, delimiter=separator), [])
+            "".join(titles).encode()
     except FileNotFoundError:
         raise UserError(f"{file}: does not exist") from None
     except (gzip.BadGzipFile, EOFError):
         raise UserError(f"{file}: is not a whole gzip file; download it again") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or 'damaged'})") from None
-    except (csv.Error, UnicodeDecodeError):
+    except (csv.Error, UnicodeError):
         raise UserError(f"{file}: is not a CSV file (UTF-8, separated by commas)") from None
     if not titles:
         raise UserError(f"{file}: is empty")

@@ -49,7 +49,6 @@ def complete(assembly: Assembly, *, official: bool) -> None:
 
 def _present(assembly: Assembly) -> None:
     """Leaves out films that are not there, or not where they may be read from."""
-    assembly.drop("path IS NULL", "its file is not in the folder")
     assembly.drop(
         r"starts_with(path, '/') OR regexp_matches(path, '(^|/)\.\.(/|$)') "
         r"OR contains(path, '\')",
@@ -60,7 +59,9 @@ def _present(assembly: Assembly) -> None:
         "path IN (SELECT path FROM present WHERE outside)",
         "a link out of the folder (--follow_links takes it)",
     )
-    assembly.drop("path NOT IN (SELECT path FROM present)", "its file is not in the folder")
+    assembly.drop(
+        "path IS NULL OR path NOT IN (SELECT path FROM present)", "its file is not in the folder"
+    )
     assembly.remark(
         "image files in the folder that no table lists",
         assembly.one(

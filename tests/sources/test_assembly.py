@@ -1,0 +1,372 @@
+"""The frame of every publisher's source: tables in, files looked for, patients apart, all counted."""
+
+import gzip
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nofinding.data.ehr import FIELDS, plausible
+from nofinding.errors import UserError
+from nofinding.sources.assembly import Assembly
+from nofinding.sources.choices import Choices
+from nofinding.sources.completion import DRAWN, complete, flow_of
+
+Make = Callable[..., Assembly]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Assemblies over a folder; closed at the end."""
+    (tmp_path / "root").mkdir()
+    made: list[Assembly] = []
+
+    def make(**choices: Any) -> Assembly:
+        workshop = tmp_path / f"workshop{len(made)}"
+        workshop.mkdir()
+        settings = {"verify": "none", **choices}
+        made.append(Assembly("x", tmp_path / "root", FIELDS, Choices(**settings), workshop, 1))
+        return made[-1]
+
+    yield make
+    for assembly in made:
+        assembly.close()
+
+
+def taken(assembly: Assembly, rows: list[dict[str, Any]]) -> Assembly:
+    """The assembly with these films; what is not said: normal, one patient a film."""
+    usual = [{"patient_id": f"p-{r['image_id']}", "findings": [], **r} for r in rows]
+    names = dict.fromkeys(name for row in usual for name in row)
+    assembly.con.register("rows", pa.table({n: [r.get(n) for r in usual] for n in names}))
+    cast = ", ".join('CAST(findings AS VARCHAR[]) AS findings' if n == "findings" else n
+                     for n in names)  # fmt: skip
+    assembly.films(f"SELECT {cast} FROM rows")
+    return assembly
+
+
+def picture(path: Path, grey: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((9, 9), grey, np.uint8)).save(path)
+
+
+def steps(assembly: Assembly) -> dict[str, int]:
+    return {step.reason: step.films for step in assembly.steps}
+
+
+def remarks(assembly: Assembly) -> dict[str, int]:
+    return {remark.what: remark.count for remark in assembly.remarks}
+
+
+def splits(assembly: Assembly) -> dict[str, str | None]:
+    return dict(assembly.run("SELECT image_id, split FROM films"))
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def test_titles_are_found_by_name_and_cells_are_text(make: Make, tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes('\ufeffB , a,extra\r\n1.0,,x\r\n"two, ""2""",007,\r\n'.encode())
+    assembly = make()
+    assert assembly.csv("t", file, ("a", "b"), also=("c",)) == ("B", "a", "extra")
+    assert assembly.run("SELECT a, b, c FROM t") == [(None, "1.0", None), ("007", 'two, "2"', None)]
+    packed = tmp_path / "t.csv.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    assembly.csv("u", packed, ("a", "b"))
+    assert assembly.run("SELECT a, b FROM u") == assembly.run("SELECT a, b FROM t")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", b"", "is empty"),
+        ("t.csv", b"a\n1\n", "has no column 'b'; version 2 has it"),
+        ("t.csv", b"a,b,B\n1,2,3\n", "two columns are called 'b'"),
+        ("t.csv", b"a,b\n1,2\n3\n", "row 3 has 1 cells, not 2"),
+        ("t.csv", b"a,b\n1,2,3\n", "row 2 has 3 cells, not 2"),
+        ("t.csv", b'a,b\n1,"2\n', "a quote is not closed"),
+        ("t.csv", b"a,b\n1,2\n\xff,2\n", "row 3: is not UTF-8"),
+        ("t.csv", b"a\xff,b\n1,2\n", "is not a CSV file"),
+        ("t.csv.gz", b"a,b\n1,2\n", "is not a whole gzip file"),
+        ("t.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 999)[:-12], "download it again"),
+    ],
+)
+def test_a_faulty_table_is_one_line(
+    make: Make, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    assembly = make()
+    with pytest.raises(UserError) as caught:
+        assembly.csv("t", file, ("a", "b"), versions="version 2 has it")
+        assembly.run("SELECT a, b FROM t")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_table_or_folder_is_named(make: Make, tmp_path: Path) -> None:
+    assembly = make()
+    with pytest.raises(UserError, match=r"root: has no file a\.csv; of version 1"):
+        assembly.find("a.csv", "*/a.csv", what="of version 1")
+    (tmp_path / "root" / "in").mkdir()
+    (tmp_path / "root" / "in" / "a.csv.gz").touch()
+    assert assembly.find("a.csv", "*/a.csv") == tmp_path / "root" / "in" / "a.csv.gz"
+    with pytest.raises(UserError, match="is not a folder"):
+        Assembly("x", tmp_path / "none", FIELDS, Choices(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", 1), (" -2.5 ", -2.5), ("1e3", 1000), (".5", 0.5), (">60", None), ("1,5", None),
+     ("", None), ("nan", None), ("inf", None), ("1e999", None), ("0x1", None)],
+)  # fmt: skip
+def test_numbers_alone_are_numbers(make: Make, text: str, value: float | None) -> None:
+    assert make().one("SELECT number(?)", [text]) == value
+
+
+# --- films and files ----------------------------------------------------------------------------
+
+
+def test_ids_that_are_none_twice_or_dangerous_are_left_out(make: Make) -> None:
+    rows = [{"image_id": i, "patient_id": "p"} for i in ("a", "a", "..", "b/c", "d\n", "e" * 201)]
+    assembly = taken(make(), [*rows, {"image_id": None}, {"image_id": "f", "patient_id": None}])
+    assert [*splits(assembly)] == ["a"]
+    assert steps(assembly) == {
+        "no id of the film or the patient": 2,
+        "listed twice (the first stays)": 1,
+        "an id that cannot name a file": 4,
+    }
+    assert assembly.found == (8, 2)
+
+
+def test_films_are_looked_for_inside_the_folder(make: Make, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    picture(root / "in" / "a.png", 1)
+    picture(root / "b.PNG", 2)
+    picture(root / ".hidden.png", 3)
+    picture(tmp_path / "out" / "c.png", 4)
+    (root / "link.png").symlink_to(tmp_path / "out" / "c.png")
+    (root / "linked").symlink_to(tmp_path / "out")
+    (root / "again").symlink_to(root)  # round and round
+    (root / "inside.png").symlink_to(root / "b.PNG")
+    paths = {"a": "in/a.png", "b": "b.PNG", "c": "link.png", "d": "linked/c.png", "e": "gone.png",
+             "f": "../out/c.png", "g": str(tmp_path / "out" / "c.png"), "h": "in\\a.png",
+             "i": None, "j": "inside.png"}  # fmt: skip
+    rows = [{"image_id": i, "path": path} for i, path in paths.items()]
+    assembly = taken(make(verify="present", split="seeded"), rows)
+    complete(assembly, official=True)
+    assert sorted(splits(assembly)) == ["a", "b", "j"]
+    assert steps(assembly) == {
+        "its file is not in the folder": 3,
+        "its path leads out of the folder": 3,
+        "a link out of the folder (--follow_links takes it)": 1,
+    }
+    assert "image files in the folder that no table lists" not in remarks(assembly)
+    followed = taken(make(verify="present", split="seeded", follow_links=True), rows)
+    complete(followed, official=True)
+    assert sorted(splits(followed)) == ["a", "b", "c", "d", "j"]
+
+
+def test_files_that_no_table_lists_are_counted(make: Make, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.jpg"):
+        picture(tmp_path / "root" / name, 1)
+    (tmp_path / "root" / "notes.txt").touch()
+    assembly = taken(make(verify="present"), [{"image_id": "a", "path": "a.png"}])
+    complete(assembly, official=False)
+    assert remarks(assembly)["image files in the folder that no table lists"] == 2
+
+
+def test_no_film_is_lost_without_a_reason(make: Make) -> None:
+    rows = [{"image_id": f"{n}", "patient_id": f"{n // 2}", "age": n * 1.0} for n in range(20)]
+    assembly = taken(make(), rows)
+    assert assembly.drop("age < 3", "young") == 3
+    assert assembly.drop("age > 99", "old") == 0
+    complete(assembly, official=False)
+    flow = flow_of(assembly)
+    assert (flow.films, flow.patients, flow.left) == (20, 10, 17)
+    assert [(s.reason, s.films, s.patients) for s in flow.steps] == [("young", 3, 1)]
+    assert sum(part.normal for part in flow.parts) == 17
+    empty = taken(make(), rows)
+    empty.drop("true", "all of them")
+    with pytest.raises(UserError, match=r"no film is left \(all of them: 20\)"):
+        complete(empty, official=False)
+
+
+# --- the record ---------------------------------------------------------------------------------
+
+NUMBERS = [f.name for f in FIELDS.values() if f.kind == "numeric"]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.dictionaries(
+    st.sampled_from(NUMBERS), st.floats(-1e4, 1e4).map(lambda v: float(f"{v:.3g}"))),
+    min_size=1, max_size=6))  # fmt: skip
+def test_what_is_plausible_is_so_for_single_films_too(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, float]]
+) -> None:
+    folder = tmp_path_factory.mktemp("a")
+    with closing(Assembly("x", folder, FIELDS, Choices(verify="none"), folder, 1)) as assembly:
+        assembly.con.register("rows", pa.table({
+            "image_id": [f"{n}" for n in range(len(records))],
+            "patient_id": [f"{n}" for n in range(len(records))],
+            **{name: pa.array([r.get(name) for r in records], pa.float64()) for name in NUMBERS},
+        }))  # fmt: skip
+        assembly.films("SELECT * FROM rows")
+        complete(assembly, official=False)
+        columns = ", ".join(NUMBERS)
+        got = assembly.run(f"SELECT flags, {columns} FROM films ORDER BY image_id")
+        for record, (flags, *values) in zip(records, got, strict=True):
+            kept, said = plausible(record, FIELDS)
+            assert dict(zip(NUMBERS, values, strict=True)) == {n: kept.get(n) for n in NUMBERS}
+            assert sorted(f.split(":")[0] for f in flags) == sorted(s.split(":")[0] for s in said)
+
+
+def test_fields_of_complete_must_be_recorded(make: Make) -> None:
+    rows = [{"image_id": f"{n}", "age": 50.0 if n % 2 else None} for n in range(10)]
+    assembly = taken(make(complete=("age",)), rows)
+    complete(assembly, official=False)
+    assert sorted(splits(assembly)) == ["1", "3", "5", "7", "9"]
+    assert steps(assembly) == {"age not recorded": 5}
+    with pytest.raises(UserError, match="--complete bmi: x has age"):
+        complete(taken(make(complete=("bmi",)), rows), official=False)
+
+
+# --- the split ----------------------------------------------------------------------------------
+
+
+def test_a_patient_is_drawn_whoever_else_is_there(make: Make) -> None:
+    rows = [{"image_id": f"{n}", "patient_id": f"p{n // 2}"} for n in range(600)]
+    whole = taken(make(split="seeded"), rows)
+    complete(whole, official=True)
+    part = taken(make(split="seeded"), rows[100:160][::-1])
+    complete(part, official=True)
+    assert splits(part).items() <= splits(whole).items()
+    shares = [[*splits(whole).values()].count(s) / 600 for s in ("train", "val", "test")]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.05)
+    other = taken(make(split="seeded", seed=1), rows)
+    complete(other, official=True)
+    assert splits(other) != splits(whole)
+
+
+def test_val_is_drawn_from_train_where_there_is_none(make: Make) -> None:
+    rows = [{"image_id": f"{n}", "split": "test" if n < 20 else "train"} for n in range(100)]
+    assembly = taken(make(), rows)
+    complete(assembly, official=True)
+    got = splits(assembly)
+    assert {i for i, s in got.items() if s == "test"} == {f"{n}" for n in range(20)}
+    held = [*got.values()].count("val")
+    assert 1 <= held <= 20 and remarks(assembly)[DRAWN] == held
+    two = taken(make(), [{"image_id": "a", "split": "train"}, {"image_id": "b", "split": "train"}])
+    complete(two, official=True)
+    assert sorted(str(s) for s in splits(two).values()) == ["train", "val"]
+
+
+def test_a_publisher_who_does_not_say_has_his_patients_drawn(make: Make) -> None:
+    assembly = taken(make(), [{"image_id": f"{n}"} for n in range(60)])
+    complete(assembly, official=True)
+    assert set(splits(assembly).values()) == {"train", "val", "test"}
+
+
+def test_patients_in_two_splits_are_refused_or_left_out(make: Make) -> None:
+    rows = [{"image_id": f"{n}", "patient_id": "p" if n in (0, 4, 8) else f"{n}",
+             "split": ("train", "val", "test")[n // 4]} for n in range(12)]  # fmt: skip
+    with pytest.raises(UserError, match=r"1 patients with 3 films are in more than one split"):
+        complete(taken(make(), rows), official=True)
+    assembly = taken(make(overlap="drop"), rows)
+    complete(assembly, official=True)
+    assert steps(assembly) == {"the patient is in a later split, too": 2}
+    assert splits(assembly)["8"] == "test"
+
+
+@pytest.mark.parametrize(("verify", "kind"), [("bytes", "file"), ("pixels", "pixels")])
+def test_one_film_in_two_splits_is_refused_or_left_out(
+    make: Make, tmp_path: Path, verify: str, kind: str
+) -> None:
+    greys = (1, 2, 3, 3, 1)  # 4 is 0 again, in another split; 3 is 2 again, in the same
+    rows = []
+    for n, grey in enumerate(greys):
+        picture(tmp_path / "root" / f"{n}.png", grey)
+        split = ("train", "val", "test", "test", "test")[n]
+        rows.append({"image_id": f"{n}", "path": f"{n}.png", "split": split})
+    (tmp_path / "root" / "5.png").write_bytes(b"")
+    rows.append({"image_id": "5", "path": "5.png", "split": "train"})
+    if verify == "pixels":  # other bytes, the same film
+        film = Image.open(tmp_path / "root" / "4.png")
+        film.save(tmp_path / "root" / "4.png", compress_level=0)
+    with pytest.raises(UserError, match="2 films are 1 different"):
+        complete(taken(make(verify=verify), rows), official=True)
+    assembly = taken(make(verify=verify, overlap="drop"), rows)
+    complete(assembly, official=True)
+    assert sorted(splits(assembly)) == ["1", "2", "3", "4"]
+    assert steps(assembly)[f"the same {kind} is in a later split, too"] == 1
+    assert sum(steps(assembly).values()) == 2  # and the empty one
+    assert remarks(assembly)[f"films that have the {kind} of another one in the same split"] == 1
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+def listed(make: Make, tmp_path: Path, text: str, rows: list[dict[str, Any]]) -> Assembly:
+    file = tmp_path / "lists.csv"
+    file.write_text("film,split,label\n" + text)
+    assembly = taken(make(lists=file), rows)
+    complete(assembly, official=True)
+    return assembly
+
+
+def test_lists_decide_by_id_by_name_and_by_as_much_of_the_path_as_it_takes(
+    make: Make, tmp_path: Path
+) -> None:
+    rows = [
+        {"image_id": "p1_view1", "path": "d/train/p1/view1.jpg", "split": "test"},
+        {"image_id": "p2_view1", "path": "d/train/p2/view1.jpg"},
+        {"image_id": "only", "path": "d/seen.png"},
+        {"image_id": "other", "path": "d/p3/other.png"},
+        {"image_id": "left", "path": "d/left.png"},
+    ]
+    text = ("data/d/train/p1/view1.jpg,train,\np2/view1,val,\nseen.png,test,\nother,test,\n"
+            "view1,test,\ngone,train,\n")  # fmt: skip
+    assembly = listed(make, tmp_path, text, rows)
+    assert splits(assembly) == {"p1_view1": "train", "p2_view1": "val", "only": "test",
+                                "other": "test"}  # fmt: skip
+    assert steps(assembly) == {"not in the published lists": 1}
+    told = remarks(assembly)
+    assert told["films of the published lists that are not here, or were left out above"] == 1
+    assert told["names in the published lists that fit several films: left out"] == 1
+
+
+def test_labels_of_lists_are_compared_and_hidden(make: Make, tmp_path: Path) -> None:
+    rows = [{"image_id": i, "findings": ["Mass"] if i == "b" else []} for i in "abcdv"]
+    text = "a,train,0\nb,train,0\nc,train,unlabelled\nd,test,1\nv,val,0\n"
+    assembly = listed(make, tmp_path, text, rows)
+    told = remarks(assembly)
+    assert told["films whose label in the published lists is another than the publisher's"] == 2
+    assert told["films that the published lists take without a label"] == 1
+    findings = dict(assembly.run("SELECT image_id, findings FROM films"))
+    assert findings == {"a": [], "b": ["Mass"], "c": None, "d": [], "v": []}
+
+
+@pytest.mark.parametrize(
+    "text", ["a,train,\na,test,\n", "a,train,\nd/a,test,\n", "a,val,0\na,val,1\n"]
+)
+def test_a_film_listed_in_two_ways_is_refused(make: Make, tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="is listed twice, in two ways"):
+        listed(make, tmp_path, text, [{"image_id": "a", "path": "d/a.png"}])
+
+
+def test_choices_out_of_range_are_refused() -> None:
+    for change, said in (
+        ({"window": 366}, "--window 366"),
+        ({"val_share": 0.0}, "--val_share 0"),
+        ({"val_share": 0.5, "test_share": 0.5}, "leave no patient"),
+        ({"complete": ("age", "age")}, "named twice"),
+    ):
+        with pytest.raises(UserError, match=said):
+            replace(Choices(), **change)

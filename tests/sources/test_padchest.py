@@ -1,0 +1,109 @@
+"""PadChest as the BIMCV ships it, on the small copy."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nofinding.types import Record
+from shipped import Shipped
+
+TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Shipped:
+    """With the table unpacked, as the user may have it."""
+    copy = Shipped.write("padchest", tmp_path)
+    packed = copy.root / f"{TABLE}.gz"
+    (copy.root / TABLE).write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
+    return copy
+
+
+def by_patient(films: dict[str, Record]) -> dict[int, Record]:
+    return {int(film.patient_id.removeprefix("padchest")) - 100: film for film in films.values()}
+
+
+def test_labels_and_record(copy: Shipped) -> None:
+    films = by_patient(copy.films())
+    assert films[1].findings == frozenset() and films[1].view == "AP"
+    assert "age" not in films[1].ehr  # born after the film
+    assert "age" not in films[2].ehr and "sex" not in films[5].ehr
+    assert 18 <= films[11].ehr["age"] <= 100 and films[11].taken is not None
+    assert films[11].taken.year == 2012
+    assert films[3].findings == {"nodule"} and films[12].view == "PA"
+    assert films[13].findings == {"pleural effusion"}  # unchanged and blanks beside it
+    told = copy.told()
+    assert told["not frontal (PA, AP or AP_horizontal)"] == 8
+    for what in (
+        "labelled exclude by the publisher",
+        "no label",
+        "labelled normal and a finding at once",
+        "labelled nothing but unchanged or suboptimal study, perhaps beside normal",
+        "its file is not in the folder",
+        "cannot be read, or is no film",
+        "image files in the folder that no table lists",
+        "age: outside 0 to 120 a, set to missing",
+    ):
+        assert told[what] == 1, what
+    assert told["films of lying patients (AP_horizontal), taken as AP"] == 12
+
+
+def test_films_have_16_bits(copy: Shipped) -> None:
+    film = by_patient(copy.films())[11].pixels()
+    (file,) = copy.root.glob("14/*00000011_*.png")
+    with Image.open(file) as stored:
+        assert stored.mode == "I;16"
+        assert film.max() == pytest.approx(stored.getextrema()[1] / 65535)
+
+
+@pytest.mark.parametrize(
+    ("policy", "findings"), [("positive", {"unchanged"}), ("negative", set()), ("unlabelled", None)]
+)
+def test_labels_that_say_nothing_are_what_the_user_says(
+    copy: Shipped, policy: str, findings: object
+) -> None:
+    copy.cell(TABLE, "00000011_", "['normal']", "\"['normal', 'unchanged']\"")
+    films = by_patient(copy.films("--uncertain", policy))
+    assert films[4].findings == findings and films[11].findings == findings
+    assert films[14].findings == frozenset()
+
+
+def test_the_folder_of_the_table_comes_first_and_any_other_will_do(copy: Shipped) -> None:
+    before = copy.films()
+    (film,) = copy.root.glob("14/*00000011_*.png")
+    (copy.root / "1").mkdir()
+    (copy.root / "1" / film.name).write_bytes(film.read_bytes())
+    got = copy.films()[film.stem]
+    assert str(film) in str(got.pixels)
+    for file in [*copy.root.glob("*/*.png")]:
+        if file.parent.name != "1":
+            file.rename(copy.root / file.name)
+    assert {i: (r.split, dict(r.ehr)) for i, r in copy.films().items()} == {
+        i: (r.split, dict(r.ehr)) for i, r in before.items()
+    }
+
+
+def test_bad_tables_are_one_line(copy: Shipped, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (copy.root / TABLE).read_bytes()
+    packed = gzip.compress(whole + b"\n" * 9)
+    for content, said in (
+        (whole.replace(b"PatientBirth", b"Birth"), "has no column 'PatientBirth'; the table of 1"),
+        (whole.replace(b"['normal']", b"['nor\xffmal']", 1), "is not UTF-8"),
+        (whole.replace(b"informe normal", b"informe, normal", 1), "row 2 has 18 cells, not 17"),
+        (b"", "is empty"),
+    ):
+        (copy.root / TABLE).write_bytes(content)
+        assert said in copy.refused(capsys)
+    (copy.root / TABLE).unlink()
+    (copy.root / f"{TABLE}.gz").write_bytes(packed[: len(packed) // 2])
+    assert "download it again" in copy.refused(capsys)
+
+
+def test_a_name_that_leads_out_is_counted(copy: Shipped) -> None:
+    (film,) = copy.root.glob("14/*00000011_*.png")
+    copy.cell(TABLE, "00000011_", film.name, "../../etc/x.png")
+    assert 11 not in by_patient(copy.films())
+    assert copy.told()["its path leads out of the folder"] == 1
