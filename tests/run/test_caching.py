@@ -2,8 +2,10 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +76,35 @@ def test_a_killed_run_goes_on(
     monkeypatch.setattr(FilmFile, "__call__", noting)
     assert main(command) == 0
     assert len(log.read_text().split()) == len(rows) - 10
+
+
+def test_processes_whose_parent_was_killed_stop(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, films = tmp_path / "log", f"table:{cohort / 'films.csv'}"
+    command = cache(films, tmp_path / "c", "--size", 16, "--workers", 2)
+    child = os.fork()
+    if child == 0:
+        parent, own = os.getpid(), caching._prepare
+
+        def deadly(*given: Any) -> object:
+            with log.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            if os.getppid() == parent:
+                os.kill(parent, signal.SIGKILL)
+                while os.getppid() == parent:
+                    time.sleep(0.01)
+            return own(*given)
+
+        caching._prepare = deadly
+        os._exit(main(command))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    orphans = {int(line) for line in log.read_text().split()}
+    while any(Path(f"/proc/{pid}").exists() for pid in orphans) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        orphans |= {int(line) for line in log.read_text().split()}
+    assert len(log.read_text().split()) <= 2 * caching.AT_ONCE
 
 
 def test_a_damaged_film_stops_it_or_is_named(

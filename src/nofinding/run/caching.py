@@ -130,9 +130,9 @@ def _require_done(process: Any) -> None:
 
 def _work(films: Chosen, options: CacheOptions, following: Any, reports: Connection) -> None:
     """Takes some films at a time until none is left."""
-    cache = cache_at(options.cache)
+    cache, parent = cache_at(options.cache), os.getppid()
     try:
-        while True:
+        while os.getppid() == parent:  # else it was killed, and nobody waits for this
             with following.get_lock():
                 start = following.value
                 following.value = start + AT_ONCE
