@@ -13,7 +13,7 @@ from nofinding.functional.noise import gaussian, generators
 from nofinding.methods import METHODS
 from nofinding.methods.diff3m import Diff3M
 from nofinding.run.parity import Parity, rank_correlation, use_runtime
-from nofinding.runtime import Network, Portable, Runtime
+from nofinding.runtime import FlopCounter, Network, Portable, Runtime
 from nofinding.types import Batch
 
 STATS = EhrStats(fields=(FIELDS["age"],), mean=(50.0,), std=(20.0,), known=(9,))
@@ -157,3 +157,24 @@ def test_rank_correlation() -> None:
     assert rank_correlation(a, a**3) == pytest.approx(1)
     assert rank_correlation(a, a[[1, 0, 2, 3]]) == pytest.approx(0.8)
     assert rank_correlation(a, a * 0) != rank_correlation(a, a * 0)  # NaN
+
+
+class Downhill(nn.Module):
+    """Moves against a gradient of its own, as a guided method does while it scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.inner(x).square().sum(), x)
+        return x - slope
+
+
+def test_operations_are_counted_where_a_gradient_is_followed() -> None:
+    with FlopCounter() as counter:
+        Downhill()(torch.ones(2, 4))
+    # forward and back: 2 x 4 x 4 multiplications and additions each
+    assert counter.get_total_flops() == 2 * (2 * 2 * 4 * 4)

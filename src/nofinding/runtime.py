@@ -14,15 +14,38 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nofinding.errors import UserError
 
-__all__ = ["Engine", "Network", "Portable", "Precision", "Runtime"]
+__all__ = ["Engine", "FlopCounter", "Network", "Portable", "Precision", "Runtime"]
 
 Precision = Literal["float32", "bfloat16"]
 Engine = Literal["torch", "openvino"]
 Network = Callable[..., tuple[Tensor, ...]]
 """Tensors in, float32 tensors out. An input of one row serves all rows of the others."""
+
+
+class FlopCounter(FlopCounterMode):
+    """Counts floating-point operations over all modules together.
+
+    torch's own tells modules apart by hooks on their gradients, which forbid `autograd.grad`: a
+    method that follows a gradient while it scores could not be counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker = _AllTogether()  # type: ignore[assignment]
+
+
+class _AllTogether:
+    """In place of the tracker: every operation belongs to the whole."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

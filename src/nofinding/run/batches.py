@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from torch.utils.flop_counter import FlopCounterMode
-
 from nofinding.checkpoint import sync_folder
 from nofinding.data.batch import Films
 from nofinding.data.cache import FilmCache, Once
@@ -27,6 +25,7 @@ from nofinding.run.gating import Gatekeeper
 from nofinding.run.mapping import write_maps
 from nofinding.run.model import Model
 from nofinding.run.shipped import about_age
+from nofinding.runtime import FlopCounter
 from nofinding.types import Batch, Record, Scores
 
 __all__ = ["Scorer", "Unreadable"]
@@ -90,7 +89,7 @@ class Scorer:
             batch = films.part(admitted).batch(range(len(admitted)))
             begin = time.perf_counter()
             counting = self.count_work and number == 0
-            with FlopCounterMode(display=False) if counting else nullcontext() as counter:
+            with FlopCounter() if counting else nullcontext() as counter:
                 scores = self._scores(batch)
             entry["seconds"] = time.perf_counter() - begin
             if counter is not None:
@@ -106,7 +105,7 @@ class Scorer:
         _, films, admitted = self.prepared(self.records(number))
         if not admitted:
             return None
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             self._scores(films.part(admitted).batch(range(len(admitted))))
         return float(counter.get_total_flops()) / 1e9 / len(admitted)
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from nofinding import checkpoint
 from nofinding.data.batch import Films
@@ -34,6 +33,7 @@ from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector, LearnsFromOthers, dimensions_of
 from nofinding.run.fitting import apart, meet, others_of, to_device, use_threads
 from nofinding.run.model import save_model
+from nofinding.runtime import FlopCounter
 from nofinding.training import Job
 from nofinding.types import Batch, Record, Scores
 
@@ -277,7 +277,7 @@ def _score(
 
 def _gflop(detector: Detector, batch: Batch, seed: int) -> float:
     """Operations a film, in units of 10^9, as torch counts them (products, convolutions)."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         detector.score(batch, seed=seed)
     return float(counter.get_total_flops()) / 1e9 / len(batch.ids)
 

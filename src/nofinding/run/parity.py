@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.stats import spearmanr
-from torch.utils.flop_counter import FlopCounterMode
 
 from nofinding.data.batch import Films
 from nofinding.errors import UserError
 from nofinding.methods.protocol import Detector
-from nofinding.runtime import Portable, Runtime
+from nofinding.runtime import FlopCounter, Portable, Runtime
 
 __all__ = ["FILMS", "LEAST", "Parity", "parity_of", "use_runtime"]
 
@@ -75,7 +74,7 @@ def parity_of(detector: Detector, films: Films, runtime: Runtime, seed: int) -> 
     """Scores the first films by the reference and by `runtime`, which the detector then keeps."""
     n = min(len(films), FILMS)
     use_runtime(detector, Runtime())
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         reference = [_scores(detector, films, range(1), seed)]
     if n > 1:
         reference.append(_scores(detector, films, range(1, n), seed))
