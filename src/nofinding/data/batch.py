@@ -17,14 +17,15 @@ from nofinding.types import Batch, Record
 
 __all__ = ["Films", "Joined"]
 
-MEMORY = 2 * 2**30  # bytes of prepared films that are kept
+MEMORY = 2 * 2**30  # bytes of prepared films that are kept, where decoding them anew is dear
+CACHED = 256 * 2**20  # the same, where there is a cache to read them from
 
 
 class Films:
     """Films by their number, as batches on the CPU. What was decoded once is kept in memory.
 
-    Up to 2 GiB of prepared films are kept (16,384 at 256 pixels); the films after those come
-    from the cache, or are decoded again where there is none. Findings, splits and lesions of
+    Up to 256 MiB of prepared films are kept (2,048 at 256 pixels), and the films after those come
+    from the cache; where there is none, up to 2 GiB are, and the others are decoded again. Findings, splits and lesions of
     the records cannot be reached from here. With `dimensions` 3 they are volumes, as cubes.
     """
 
@@ -50,7 +51,8 @@ class Films:
         shape = (len(records), len(stats.fields))
         self._ehr = torch.from_numpy(np.array([c[0] for c in columns], np.float32).reshape(shape))
         self._known = torch.from_numpy(np.array([c[1] for c in columns], np.bool_).reshape(shape))
-        keep = min(len(records), MEMORY // (2 * size**dimensions))
+        most = MEMORY if cache is None else CACHED
+        keep = min(len(records), most // (2 * size**dimensions))
         self._kept = np.empty((keep, *self._grid), dtype=np.uint16)  # pages are taken when written
         self._has = np.zeros(keep, dtype=np.bool_)
         self._places: Sequence[int] = range(len(records))  # of the films, among the kept ones
