@@ -168,7 +168,16 @@ def test_what_is_hostile_is_counted(
     long = json.dumps({**PATIENT, "id": "z", "text": "x" * 50_000})
     odd: list[object] = [
         {**seen("29463-7", 1, "kg"), key: value}
-        for key in "subject code effectiveDateTime valueQuantity component meta id status".split()
+        for key in [
+            "subject",
+            "code",
+            "effectiveDateTime",
+            "valueQuantity",
+            "component",
+            "meta",
+            "id",
+            "status",
+        ]
         for value in (None, 3, [], {}, [[]], "\ud800", {"coding": [3]}, {"value": "\ud800"})
     ]
     huge = '{"resourceType": "Observation", "valueQuantity": {"value": 1' + "0" * 5000 + "}}"
