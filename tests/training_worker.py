@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -41,6 +41,8 @@ class TinyFilms:
     stats: Stats = field(default_factory=Stats)
     asked: list[tuple[int, ...]] = field(default_factory=list)
     pause: float = 0.0
+    begun: ClassVar[int | None] = None
+    """Where to tell that the first batch is asked for."""
 
     def __post_init__(self) -> None:
         self.ids = tuple(f"film-{index}" for index in range(self.count))
@@ -51,6 +53,9 @@ class TinyFilms:
         return self.count
 
     def batch(self, indices: Sequence[int]) -> Batch:
+        if TinyFilms.begun is not None:
+            os.write(TinyFilms.begun, b"!")
+            TinyFilms.begun = None
         time.sleep(self.pause)
         self.asked.append(tuple(indices))
         rows = list(indices)
@@ -106,14 +111,22 @@ def run(given: argparse.Namespace, resume: bool) -> None:
 
 
 def killed(given: argparse.Namespace, number: int, seconds: float) -> int:
-    """Trains in a forked process and kills it; gives its exit status, negative for a signal."""
+    """Trains in a forked process and kills it some seconds after its first batch was asked for.
+
+    Gives its exit status, negative for a signal.
+    """
+    heard, told = os.pipe()
     child = os.fork()
     if child == 0:
+        TinyFilms.begun = told
         try:
             run(given, resume=True)
         except SystemExit as left:
             os._exit(int(str(left.code)))
         os._exit(0)
+    os.close(told)
+    os.read(heard, 1)  # it has begun, however busy the machine is; or it has ended
+    os.close(heard)
     time.sleep(seconds)
     os.kill(child, number)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
