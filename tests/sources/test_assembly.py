@@ -1,4 +1,4 @@
-"""The frame of every publisher's source: tables in, files looked for, patients apart, all counted."""
+"""The frame of every publisher's source: tables, files, patients, lists; every loss counted."""
 
 import gzip
 from collections.abc import Callable, Iterator

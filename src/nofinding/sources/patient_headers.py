@@ -1,6 +1,7 @@
 """What the headers of many DICOM films say of age, sex, view, height and weight, as a table."""
 
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
@@ -29,7 +30,7 @@ def read_headers_of(assembly: Assembly, select: str) -> None:
     shown = assembly.progress(files, "reading headers")
     told = zip(paths, shown, headers, strict=True)
     while rows := [*islice(told, SIZE)]:
-        table: dict[str, list[str | None] | list[bool]] = {"path": [path for path, _, _ in rows]}
+        table: dict[str, list[Any]] = {"path": [path for path, _, _ in rows]}
         for keyword, name in ASKED.items():
             table[name] = [(header or {}).get(keyword) for _, _, header in rows]
         table["readable"] = [header is not None for _, _, header in rows]

@@ -54,7 +54,8 @@ def assemble(assembly: Assembly) -> None:
         SELECT film, path, boxes,
           CASE WHEN named.film IS NULL OR named.least IS NULL THEN 'nothing'
             WHEN named.least != named.most OR (boxed.film IS NOT NULL AND
-              (boxed.least != boxed.most OR boxed.most != if(named.most = 'Lung Opacity', '1', '0')))
+              (boxed.least != boxed.most
+                OR boxed.most != if(named.most = 'Lung Opacity', '1', '0')))
               THEN 'both'
             WHEN named.most = 'Normal' THEN 'Normal'
             WHEN named.most IN ('Lung Opacity', 'No Lung Opacity / Not Normal') THEN named.most

@@ -15,15 +15,16 @@ def write_padchest(copy: Copy) -> None:
     """The gzipped table with its nameless first column, PNG files of 16 bits in folders 0 and 14,
     years of birth as 1930.0, a lateral film for every third patient. Patient 1 was born after the
     film, 2 has no year, 5 sex O; 4, 6, 8 and 9 have labels that say nothing or two things. One
-    listed film is not there, one is empty, one is not listed."""
-    rows = []
+    listed film is not there, one is not listed."""
+    rows: list[list[object]] = []
     for number in range(copy.patients):
         who = copy.person(number)
         kind = list(KINDS)[number % 3] if number % 5 in (0, 3) else None
         folder, born = 14 * (number % 2), 2012 - round(who["age"])
         year = {1: "2013.0", 2: ""}.get(number, f"{born}.0")
         for view in ("PA", "L") if number % 3 == 0 else ("AP_horizontal" if number % 4 else "PA",):
-            film = f"2168401113669640{number:08d}_0{len(rows):02d}-{'LATERAL' if view == 'L' else 0}.png"
+            side = "LATERAL" if view == "L" else "0"
+            film = f"2168401113669640{number:08d}_0{len(rows):02d}-{side}.png"
             labels = ODD.get(number, KINDS[kind] if kind else "['normal']")
             file = copy.picture(
                 f"{folder}/{film}", copy.film(number, kind, view == "L").astype(np.uint16) * 257
@@ -36,8 +37,6 @@ def write_padchest(copy: Copy) -> None:
             )  # fmt: skip
             if number == 7:
                 file.unlink()  # listed, but not there
-            if number == 10:
-                file.write_bytes(b"")
     copy.picture("0/none.png", copy.film(copy.patients).astype(np.uint16) * 257)  # not listed
     titles = ["", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth",
               "PatientSex_DICOM", "ViewPosition_DICOM", "Projection", "MethodProjection",

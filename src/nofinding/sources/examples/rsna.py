@@ -12,8 +12,8 @@ CLASSES = {None: "Normal", "effusion": "Lung Opacity", "mass": "No Lung Opacity 
 
 def write_rsna(copy: Copy) -> None:
     """DICOM films named by a UUID, a row for each of two boxes, ages without their letter, one of
-    148 years and one that is text, two test films, and the mapping to patients of ChestX-ray14, of
-    whom every third has two films. One listed film is not there, one is cut short, one not listed."""
+    148 years and one that is text, two test films, and the mapping to patients of ChestX-ray14;
+    every third has two films. One listed film is not there, one is cut short, one not listed."""
     rng = copy.rng("rsna")
     labels, classes, mapping = [], [], []
     for number in range(copy.patients):

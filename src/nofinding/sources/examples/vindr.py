@@ -44,5 +44,5 @@ def write_vindr(copy: Copy) -> None:
         head = ["image_id", "rad_id"] if part == "train" else ["image_id"]
         names = [*LABELS[:-2], "Other diseases" if part == "train" else "Other disease", LABELS[-1]]
         copy.table(f"annotations/image_labels_{part}.csv", [*head, *names], labels[part])
-        copy.table(f"annotations/annotations_{part}.csv",
-                   [*head, "class_name", "x_min", "y_min", "x_max", "y_max"], boxes[part])  # fmt: skip
+        places = ("class_name", "x_min", "y_min", "x_max", "y_max")
+        copy.table(f"annotations/annotations_{part}.csv", [*head, *places], boxes[part])
