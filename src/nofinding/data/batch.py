@@ -25,8 +25,8 @@ class Films:
     """Films by their number, as batches on the CPU. What was decoded once is kept in memory.
 
     Up to 256 MiB of prepared films are kept (2,048 at 256 pixels), and the films after those come
-    from the cache; where there is none, up to 2 GiB are, and the others are decoded again. Findings, splits and lesions of
-    the records cannot be reached from here. With `dimensions` 3 they are volumes, as cubes.
+    from the cache; where there is none, up to 2 GiB are, and the others are decoded again.
+    Findings, splits and lesions of the records cannot be reached from here. With `dimensions` 3 they are volumes, as cubes.
     """
 
     dimensions: int = 2

@@ -45,6 +45,7 @@ __all__ = [
 
 BATCH = 16  # films scored at once
 HELD_OUT = 0.15  # of the training patients, where calibration films are taken from training
+THRESHOLD_FILMS = 1000  # calibration films whose maps decide on the threshold of maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,12 +313,16 @@ def apart(training: Films, kept: Films, what: str) -> list[str]:
 def _calibrated(
     detector: Detector, films: Films, seed: int
 ) -> tuple[Float[np.ndarray, " n"], float | None]:
-    """Scores of the calibration films, and the map value that 99 % of their pixels stay below."""
+    """Scores of the calibration films, and the map value that 99 % of their pixels stay below: of
+    all films, or of about THRESHOLD_FILMS spread over them, so that not all maps are held."""
     found, maps = [np.empty(0)], []
+    step = max(1, -(-len(films) // THRESHOLD_FILMS))
     for start in tracked(range(0, len(films), BATCH), "calibrating"):
         batch = films.batch(range(start, min(start + BATCH, len(films))))
         scores = detector.score(batch, seed=seed)
         found.append(scores.score.double().numpy())
-        maps += [] if scores.map is None else [*scores.map[:, 0].numpy()]
+        if scores.map is not None:
+            some = range(-start % step, len(batch.ids), step)
+            maps += [scores.map[i, 0].numpy().copy() for i in some]
     threshold = normal_threshold([partial(np.asarray, m) for m in maps]) if maps else None
     return np.concatenate(found), threshold
