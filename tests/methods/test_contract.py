@@ -131,8 +131,8 @@ def rows(batch: Batch, chosen: Sequence[int]) -> Batch:
     return Batch(batch.image[index], batch.ehr[index], batch.known[index], ids)
 
 
-# Two steps of a float32 near 1: a residual is a difference of greys up to 1, and so no score made of
-# residuals, however close the films' scores lie to each other, is known any better.
+# Two steps of a float32 near 1: a residual is a difference of greys up to 1, and no score made of
+# residuals is known any better, however close the films' scores lie to each other.
 ROUNDING = 2 * torch.finfo(torch.float32).eps
 
 

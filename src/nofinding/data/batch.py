@@ -26,7 +26,8 @@ class Films:
 
     Up to 256 MiB of prepared films are kept (2,048 at 256 pixels), and the films after those come
     from the cache; where there is none, up to 2 GiB are, and the others are decoded again.
-    Findings, splits and lesions of the records cannot be reached from here. With `dimensions` 3 they are volumes, as cubes.
+    Findings, splits and lesions of the records cannot be reached from here. With `dimensions` 3
+    they are volumes, as cubes.
     """
 
     dimensions: int = 2
