@@ -96,3 +96,15 @@ def test_a_film_in_both_lists_is_refused(copy: Path, capsys: pytest.CaptureFixtu
         lines.write(f"{both}\n")
     assert main(["cohort", f"nih:{copy}", "--out", str(copy.parent / "cohort")]) == 2
     assert "1 films are in both official lists" in capsys.readouterr().err
+
+
+def test_the_record_says_what_was_stated_and_cannot_be(
+    copy: Path, films: Callable[..., dict[str, Record]]
+) -> None:
+    got = films()
+    told = json.loads((copy.parent / "cohort" / "cohort.json").read_text())["flow"]["record"]
+    split = got["00000002_000"].split  # this patient has an age of 413 on both films
+    rows = {(row["field"], row["split"]): row for row in told}
+    for (field, part), row in rows.items():
+        wanted = 2 if (field, part) == ("age", split) else 0
+        assert row["unusable"] == wanted and row["known"] + wanted == row["films"]

@@ -18,13 +18,13 @@ from nofinding.types import Batch, Record
 __all__ = ["Films", "Joined"]
 
 MEMORY = 2 * 2**30  # bytes of prepared films that are kept, where decoding them anew is dear
-CACHED = 256 * 2**20  # the same, where there is a cache to read them from
+CACHED = 128 * 2**20  # the same, where there is a cache to read them from
 
 
 class Films:
     """Films by their number, as batches on the CPU. What was decoded once is kept in memory.
 
-    Up to 256 MiB of prepared films are kept (2,048 at 256 pixels), and the films after those come
+    Up to 128 MiB of prepared films are kept (1,024 at 256 pixels), and the films after those come
     from the cache; where there is none, up to 2 GiB are, and the others are decoded again.
     Findings, splits and lesions of the records cannot be reached from here. With `dimensions` 3
     they are volumes, as cubes.

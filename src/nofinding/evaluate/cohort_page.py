@@ -48,5 +48,6 @@ def _cells(row: FieldRow) -> dict[str, str]:
         "films": f"{row.films:,}",
         "known": f"{row.known:,}",
         "missing": f"{missing:.1f} %",
+        "unusable": f"{row.unusable:,}",
         "value": value,
     }

@@ -269,8 +269,13 @@ def _field_row(assembly: Assembly, field: EhrField, split: str) -> FieldRow:
     of = "FROM films WHERE coalesce(split, 'none') = ?"
     numeric = field.kind == "numeric"
     summary = f'avg("{field.name}"), stddev_pop("{field.name}")' if numeric else "NULL, NULL"
-    films, known, mean, sd = assembly.run(
-        f'SELECT count(*), count("{field.name}"), {summary} {of}', [split]
+    pair = "starts_with(flag, 'diastolic:') AND ends_with(flag, 'both left out')"
+    about = f"starts_with(flag, '{field.name}:')"
+    about += f" OR ({pair})" if field.name == "systolic" else ""
+    films, known, unusable, mean, sd = assembly.run(
+        f'SELECT count(*), count("{field.name}"), count(*) FILTER ("{field.name}" IS NULL AND '
+        f"len(list_filter(flags, lambda flag: {about})) > 0), {summary} {of}",
+        [split],
     )[0]
     shares = {}
     if not numeric and known:
@@ -281,6 +286,6 @@ def _field_row(assembly: Assembly, field: EhrField, split: str) -> FieldRow:
         told = dict(counts)
         shares = {name: told.get(name, 0) / known for name in field.categories}
     return FieldRow(
-        field=field.name, unit=field.unit, split=split, films=films, known=known,
+        field=field.name, unit=field.unit, split=split, films=films, known=known, unusable=unusable,
         mean=mean, sd=sd, shares=shares,
     )  # fmt: skip

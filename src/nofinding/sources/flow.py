@@ -48,6 +48,8 @@ class FieldRow:
     split: str
     films: int
     known: int
+    unusable: int
+    """Films of which a value was stated and set to missing: out of range, or contradicted."""
     mean: float | None
     """Of a number, in `unit`; None where nothing is known, or of a category."""
     sd: float | None
