@@ -18,6 +18,7 @@ from nofinding.methods import METHODS
 from nofinding.methods.mean_grey import MeanGrey
 from nofinding.run import BenchOptions, bench
 from nofinding.run import benching as module
+from nofinding.run.bench_report import _notes
 from nofinding.run.benching import _names, run_cells, share_of, thinned, wanted
 from nofinding.run.cell import Cell, read_result, run_cell
 from nofinding.run.cohort import Cohort
@@ -293,3 +294,9 @@ def test_a_recipe_sets_the_split_and_shows_the_published_figures(tmp_path: Path,
         bench(options(out, methods=few, films=[PHANTOM, PHANTOM], recipe="zhanglab"))
     with pytest.raises(UserError, match="nowhere"):
         bench(options(out, recipe="nowhere"))
+
+
+@pytest.mark.parametrize(("split", "said"), [("val", True), ("test", False)])
+def test_validation_films_are_called_so(split: Any, said: bool) -> None:
+    told = " ".join(_notes(BenchOptions(films=["phantom:"], out=Path("x"), split=split)))
+    assert ("whoever made a method may have looked at them" in told) == said

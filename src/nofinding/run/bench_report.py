@@ -39,6 +39,12 @@ COSTS = ("fit_minutes", "films_per_second", "network_calls", "gflop", "peak_memo
 MATCHED_AT = 64  # pixels, enough for brightness and black area
 SHOWN, BESIDE = 6, 8  # films that methods disagree on, and maps beside each
 
+CHOSEN = {
+    "test": "none was chosen on the judged films.",
+    "val": "this bench chooses none. But these are validation films, and whoever made a method may "
+    "have looked at them before: a lead is then too large.",
+}  # by the split that is judged
+
 
 @dataclass(frozen=True, kw_only=True)
 class CohortResults:
@@ -89,7 +95,7 @@ def _notes(options: "BenchOptions") -> tuple[str, ...]:
         "Methods get batches of films and records, which hold no label. Labels meet the scores "
         "once all cells have ended.",
         f"They learn from the normal films of split train{most}. Options, epochs and scoring rules "
-        "are those of the preset: none was chosen on the judged films.",
+        f"are those of the preset: {CHOSEN[options.split]}",
         "What a method was told about disease stands beside it; rows of different tiers do not "
         "compete.",
         "The trivial rows are always there. metadata-only is told the labels of other judged "
