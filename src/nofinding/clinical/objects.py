@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import highdicom as hd
-import matplotlib as mpl
 import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -31,6 +30,7 @@ from nofinding import __version__
 from nofinding.clinical import codes as ours
 from nofinding.clinical.result import Result, on_the_film
 from nofinding.clinical.source import spacing_of, uid_of
+from nofinding.evaluate.gallery import tinted
 from nofinding.types import Pixels
 
 __all__ = ["Made", "objects_of"]
@@ -179,15 +179,11 @@ def overlay(
     """The film in grey under its map in colour, with lines of text in a band below it."""
     scale = SIDE / max(pixels.shape)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    film = np.asarray(
-        Image.fromarray(pixels.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    )[..., None]
-    mixed = np.repeat(film, 3, axis=2)
-    if heat is not None:
-        grown = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-        strength = np.clip(np.asarray(grown), 0, 1)[..., None]
-        colour = mpl.colormaps["inferno"](strength[..., 0])[..., :3]
-        mixed = film * (1 - 0.7 * strength) + colour * 0.7 * strength
+    film, grown = (
+        np.asarray(Image.fromarray(one.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+        for one in (pixels, np.zeros((1, 1)) if heat is None else heat)
+    )
+    mixed = tinted(film, grown)
     page = Image.new("RGB", (size[0], size[1] + 22 * len(lines) + 10))
     page.paste(Image.fromarray((np.clip(mixed, 0, 1) * 255).astype(np.uint8)), (0, 0))
     pen = ImageDraw.Draw(page)

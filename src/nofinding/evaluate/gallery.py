@@ -19,7 +19,7 @@ from nofinding.evaluate.metrics import count, threshold_at
 from nofinding.evaluate.table import Scored
 from nofinding.types import Record
 
-__all__ = ["Picture", "Wall", "array_file", "chosen", "legend", "read_array", "walls"]
+__all__ = ["Picture", "Wall", "array_file", "chosen", "legend", "read_array", "tinted", "walls"]
 
 COLOURS = "inferno"  # perceptually uniform: equal steps of the map look equal
 PRINTED = {"a": "years", "kg/m2": "kg/m²", "mm[Hg]": "mmHg", "Cel": "°C"}  # UCUM: as people write
@@ -178,6 +178,15 @@ def _overlay(
     if lesion is not None:
         picture[ndimage.binary_dilation(lesion) & ~lesion] = OUTLINE
     return picture
+
+
+def tinted(
+    film: Float[np.ndarray, "h w"], heat: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w 3"]:
+    """The film in grey, in [0, 1], under its map: stronger is brighter and more opaque, up to 1."""
+    strength = np.clip(heat, 0, 1)[..., None]
+    colour = mpl.colormaps[COLOURS](strength[..., 0])[..., :3]
+    return np.asarray(film[..., None] * (1 - 0.7 * strength) + colour * 0.7 * strength)
 
 
 def _png(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:

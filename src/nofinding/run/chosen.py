@@ -3,7 +3,6 @@
 import hashlib
 from array import array
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 
 from nofinding.data.decode import FilmFile
 from nofinding.errors import UserError
+from nofinding.sources.protocol import Made
 from nofinding.types import Record
 
 __all__ = ["Chosen", "mark_of"]
@@ -20,7 +20,7 @@ CHUNK = 65_536  # ids that are gathered at once
 WHOLE = 2**256
 
 
-class Chosen(Sequence[Record]):
+class Chosen(Made):
     """Some of the records, sorted by image_id. Holds a number for each, and no record."""
 
     def __init__(self, records: Sequence[Record], split: str | None = None) -> None:
@@ -50,13 +50,8 @@ class Chosen(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self._records[int(row)] for row in self._rows[index]]
+    def made(self, index: int) -> Record:
+        """The film of that place in the order."""
         return self._records[int(self._rows[index])]
 
 

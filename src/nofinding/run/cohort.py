@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import overload
 
 from nofinding.data.cache import FilmCache
 from nofinding.data.decode import FilmFile
@@ -15,7 +14,7 @@ from nofinding.data.ehr import FIELDS, EhrField, read_fields
 from nofinding.data.split import check_splits
 from nofinding.errors import UserError
 from nofinding.sources import SOURCES
-from nofinding.sources.protocol import Kept
+from nofinding.sources.protocol import Kept, Made
 from nofinding.sources.synthetic import innermost
 from nofinding.types import Record
 
@@ -43,7 +42,7 @@ def cache_at(folder: Path | None) -> FilmCache:
     return FilmCache(folder or Path(default))
 
 
-class Chained(Sequence[Record]):
+class Chained(Made):
     """The films of several sources one after the other, without a copy of any."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
@@ -56,14 +55,8 @@ class Chained(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         return chain.from_iterable(self._parts)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def made(self, index: int) -> Record:
+        """The film of that number, counted through the sources."""
         place = bisect_right(self._ends, index)
         return self._parts[place][index - (self._ends[place - 1] if place else 0)]
 

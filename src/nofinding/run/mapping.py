@@ -5,11 +5,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
+from nofinding.evaluate.gallery import tinted
 from nofinding.types import Scores
 
 __all__ = ["overlay", "write_maps", "write_nifti"]
@@ -71,10 +71,7 @@ def overlay(
 
     Enlarged by a whole factor to 256 pixels or more, with `label` in its corner.
     """
-    strength = np.clip(heat, 0, 1)[..., None]
-    colour = mpl.colormaps["inferno"](strength[..., 0])[..., :3]
-    mixed = film[..., None] * (1 - 0.7 * strength) + colour * 0.7 * strength
-    picture = Image.fromarray((mixed * 255).clip(0, 255).astype(np.uint8))
+    picture = Image.fromarray((tinted(film, heat) * 255).clip(0, 255).astype(np.uint8))
     factor = -(-256 // picture.width)
     picture = picture.resize((picture.width * factor, picture.height * factor))
     ImageDraw.Draw(picture).text((4, 4), label, fill=(255, 255, 255))

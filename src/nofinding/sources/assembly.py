@@ -186,6 +186,14 @@ class Assembly:
         except (duckdb.InvalidInputException, duckdb.IOException, duckdb.OutOfMemoryException) as e:
             raise UserError(_plain(str(e))) from None
 
+    def run_with(self, chunk: pa.Table, sql: str) -> None:
+        """Runs a query that may read from `chunk`, a table in Python's memory."""
+        self.con.register("chunk", chunk)
+        try:
+            self.run(sql)
+        finally:
+            self.con.unregister("chunk")
+
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The one value of a query."""
         return self.run(sql, parameters)[0][0]
@@ -276,9 +284,7 @@ class Assembly:
             names = [path.rpartition("/")[2] for path in paths]
             stems = [name.rpartition(".")[0] or name for name in names]
             chunk = pa.table({"path": paths, "name": names, "stem": stems, "outside": outside})
-            self.con.register("chunk", chunk)
-            self.run("INSERT INTO present SELECT * FROM chunk")
-            self.con.unregister("chunk")
+            self.run_with(chunk, "INSERT INTO present SELECT * FROM chunk")
 
 
 def _chunks(items: Iterator[tuple[str, bool]], size: int) -> Iterator[list[tuple[str, bool]]]:

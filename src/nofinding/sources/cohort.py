@@ -8,11 +8,11 @@ only its owner may read: without it the cohort says who is in it, and cannot be 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast, get_args, overload
+from typing import Any, cast, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ from nofinding.errors import UserError
 from nofinding.sources.assembly import COLUMNS, Assembly
 from nofinding.sources.flow import Flow
 from nofinding.sources.lesions import Box, BoxLesion
+from nofinding.sources.protocol import Made
 from nofinding.types import Record, Split, View
 
 __all__ = ["COHORT", "PLACES", "CohortFolder", "Films", "read_description", "write_table"]
@@ -124,7 +125,7 @@ def _with_places(table: pa.Table, folder: Path, sha256: str) -> pa.Table:
     return table.set_column(table.schema.get_field_index("path"), "path", places.column("path"))
 
 
-class Films(Sequence[Record]):
+class Films(Made):
     """The films of a cohort, made one by one when they are asked for: the table is kept as it is,
     some 200 bytes a film."""
 
@@ -156,14 +157,8 @@ class Films(Sequence[Record]):
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def made(self, index: int) -> Record:
+        """The film of that row."""
         return self._record(index, self._table.slice(index, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Record]:

@@ -192,9 +192,10 @@ def _films_apart(assembly: Assembly) -> None:
             digest
             for _, digest in zip(assembly.progress(files, "comparing films"), found, strict=True)
         ]
-    assembly.con.register("chunk", pa.table({"path": paths, "hash": pa.array(hashes, pa.string())}))
-    assembly.run("CREATE TABLE hashes AS SELECT * FROM chunk")
-    assembly.con.unregister("chunk")
+    assembly.run_with(
+        pa.table({"path": paths, "hash": pa.array(hashes, pa.string())}),
+        "CREATE TABLE hashes AS SELECT * FROM chunk",
+    )
     assembly.run("ALTER TABLE films ADD COLUMN hash VARCHAR")
     assembly.run("UPDATE films SET hash = hashes.hash FROM hashes WHERE films.path = hashes.path")
     assembly.drop(

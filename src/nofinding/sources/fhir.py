@@ -155,9 +155,7 @@ class _Rows:
             name: pa.array(values, arrow.get(TYPES.get(name, ""), pa.string()))
             for name, values in zip(TABLES[table], zip(*rows, strict=True), strict=True)
         }
-        self.assembly.con.register("chunk", pa.table(columns))
-        self.assembly.run(f"INSERT INTO {table} SELECT * FROM chunk")
-        self.assembly.con.unregister("chunk")
+        self.assembly.run_with(pa.table(columns), f"INSERT INTO {table} SELECT * FROM chunk")
 
     def _patient(self, one: dict[str, Any]) -> None:
         if (own := _text(one.get("id"))) is None:

@@ -40,9 +40,7 @@ def assemble_records(assembly: Assembly, source: Source, root: str) -> bool:
         official = official or any(record.split is not None for record in some)
         names = [name for name in kinds if any(row.get(name) is not None for row in rows)]
         chunk = pa.table({name: [row.get(name) for row in rows] for name in names})
-        assembly.con.register("chunk", chunk)
-        assembly.run("INSERT INTO given BY NAME SELECT * FROM chunk")
-        assembly.con.unregister("chunk")
+        assembly.run_with(chunk, "INSERT INTO given BY NAME SELECT * FROM chunk")
     if not assembly.one("SELECT count(*) FROM given"):
         raise UserError(f"{source.name}:{root}: has no film")
     assembly.films("SELECT * FROM given", offers=offered)

@@ -109,9 +109,7 @@ def _add(assembly: Assembly, rows: list[dict[str, str]]) -> None:
     columns = {
         name: pa.array([row.get(name) for row in rows], pa.string()) for name in ("path", *COLUMNS)
     }
-    assembly.con.register("chunk", pa.table(columns))
-    assembly.run("INSERT INTO headers SELECT * FROM chunk")
-    assembly.con.unregister("chunk")
+    assembly.run_with(pa.table(columns), "INSERT INTO headers SELECT * FROM chunk")
     rows.clear()
 
 
@@ -125,9 +123,7 @@ def _same_uid(assembly: Assembly) -> None:
         return
     hashes = [_hash(assembly, path) for path in paths]
     chunk = pa.table({"path": paths, "hash": pa.array(hashes, pa.string())})
-    assembly.con.register("chunk", chunk)
-    assembly.run("CREATE OR REPLACE TABLE bytes AS SELECT * FROM chunk")
-    assembly.con.unregister("chunk")
+    assembly.run_with(chunk, "CREATE OR REPLACE TABLE bytes AS SELECT * FROM chunk")
     assembly.run(
         """
         UPDATE dicom SET unfit = CASE WHEN before > 1 THEN 'the same file once more' ELSE

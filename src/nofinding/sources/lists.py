@@ -184,9 +184,7 @@ def _match(assembly: "Assembly", rows: Sequence[Listed]) -> None:
         "split": pa.array([row.split for row in rows], pa.string()),
         "label": pa.array([row.label for row in rows], pa.string()),
     }
-    assembly.con.register("chunk", pa.table(table))
-    assembly.run("CREATE OR REPLACE TABLE published AS SELECT * FROM chunk")
-    assembly.con.unregister("chunk")
+    assembly.run_with(pa.table(table), "CREATE OR REPLACE TABLE published AS SELECT * FROM chunk")
     ends = (
         "SELECT {key} AS key, k, array_to_string(list_slice(parts, len(parts) - k + 1, len(parts)),"
         " '/') AS ending FROM (SELECT *, string_split({path}, '/') AS parts FROM {table}), "

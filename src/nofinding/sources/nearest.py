@@ -70,11 +70,10 @@ def convert_readings(assembly: Assembly) -> None:
             except UserError:  # of another quantity
                 continue
     names, spellings, scales, shifts = zip(*units, strict=True)
-    assembly.con.register(
-        "chunk", pa.table({"field": names, "unit": spellings, "scale": scales, "shift": shifts})
+    assembly.run_with(
+        pa.table({"field": names, "unit": spellings, "scale": scales, "shift": shifts}),
+        "CREATE OR REPLACE TABLE units AS SELECT * FROM chunk",
     )
-    assembly.run("CREATE OR REPLACE TABLE units AS SELECT * FROM chunk")
-    assembly.con.unregister("chunk")
     limits = " ".join(
         f"WHEN '{f.name}' THEN value BETWEEN '{_bound(f.low, '-')}'::DOUBLE AND "
         f"'{_bound(f.high, '')}'::DOUBLE"

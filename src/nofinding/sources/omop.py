@@ -264,9 +264,9 @@ def _meanings(assembly: Assembly, cdm: _Cdm) -> None:
         ("spellings", ("unit", "meaning"), meaning),
     ):
         content = dict(zip(columns, ([*rows], [*rows.values()]), strict=True))
-        assembly.con.register("chunk", pa.table(content))
-        assembly.run(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM chunk")
-        assembly.con.unregister("chunk")
+        assembly.run_with(
+            pa.table(content), f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM chunk"
+        )
     if not cdm.view("concept", ("concept_id", "vocabulary_id", "concept_code")):
         return
     assembly.run(

@@ -35,9 +35,7 @@ def read_headers_of(assembly: Assembly, select: str) -> None:
             table[name] = [(header or {}).get(keyword) for _, _, header in rows]
         table["readable"] = [header is not None for _, _, header in rows]
         kinds = pa.schema([*((n, pa.string()) for n in list(table)[:-1]), ("readable", pa.bool_())])
-        assembly.con.register("chunk", pa.table(table, schema=kinds))
-        assembly.run("INSERT INTO written SELECT * FROM chunk")
-        assembly.con.unregister("chunk")
+        assembly.run_with(pa.table(table, schema=kinds), "INSERT INTO written SELECT * FROM chunk")
     assembly.run(
         r"""
         CREATE OR REPLACE TABLE headers AS

@@ -1,12 +1,13 @@
 """What every source is to the rest of the program."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, overload, runtime_checkable
 
 from nofinding.data.ehr import EhrField
 from nofinding.types import Record
 
-__all__ = ["Kept", "Source"]
+__all__ = ["Kept", "Made", "Source"]
 
 
 class Source(Protocol):
@@ -39,3 +40,20 @@ class Kept(Protocol):
     def sequence(self, root: str, fields: Mapping[str, EhrField]) -> Sequence[Record]:
         """All films by number. Raises UserError where the table is not the one written."""
         ...
+
+
+class Made(Sequence[Record]):
+    """Films by number, each made when it is asked for; of a part of them, a list is made."""
+
+    @abstractmethod
+    def made(self, index: int) -> Record:
+        """The film of that number, from 0 to below `len`."""
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self.made(i) for i in range(*index.indices(len(self)))]
+        return self.made(range(len(self))[index])

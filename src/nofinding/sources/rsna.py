@@ -130,15 +130,14 @@ def _mapping(assembly: Assembly) -> None:
     if not pairs:
         raise fault
     films, images = zip(*pairs, strict=True)
-    assembly.con.register("chunk", pa.table({"film": films, "image": images}))
-    assembly.run(
+    assembly.run_with(
+        pa.table({"film": films, "image": images}),
         r"""
         INSERT INTO patients SELECT film, lpad(min(regexp_extract(image, '^(\d{1,8})_\d+', 1)::INT)
           ::VARCHAR, 5, '0') FROM chunk WHERE regexp_matches(image, '^\d{1,8}_\d+')
         GROUP BY film HAVING count(DISTINCT regexp_extract(image, '^\d+')) = 1
-        """
+        """,
     )
-    assembly.con.unregister("chunk")
 
 
 RSNA = Publisher(
