@@ -1,5 +1,6 @@
 """C-STORE: on the disk before the sender is told so, and only from those who may."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from nofinding.errors import UserError
 from nofinding.service import listen
-from nofinding.service.listen import Listener, ListenOptions, Received, Spool
+from nofinding.service.listen import Listener, ListenOptions
+from nofinding.service.spool import Received, Spool
 from nofinding.sources.examples import Copy
 
 TAGS = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.2", "PatientID": "CANARY-7"}
@@ -140,10 +142,15 @@ def test_storescu_sends_a_film(listener: Listener, film: Path, arrived: list[Rec
     assert len(arrived) == 1
 
 
-def test_left_overs_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
+def test_left_overs_of_a_killed_process_are_cleared_and_not_what_is_being_written(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "spool").mkdir()
-    (tmp_path / "spool" / ".film.dcm.7.tmp").write_bytes(b"half")
-    assert not list(Spool(tmp_path / "spool", KEY).folder.iterdir())
+    old, new = (tmp_path / "spool" / f".film.dcm.{name}.tmp" for name in ("old", "new"))
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert [*Spool(tmp_path / "spool", KEY).folder.iterdir()] == [new]
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,82 @@ def test_a_job_goes_its_way(queue: Queue) -> None:
     assert queue.counts() == {"waiting": 0, "working": 0, "done": 1, "failed": 0}
 
 
-def test_the_same_film_again_is_one_job_and_other_pixels_are_a_conflict(queue: Queue) -> None:
+def test_the_same_film_again_is_one_job(queue: Queue) -> None:
     first = queue.offer("film", "one", {})
     again = queue.offer("film", "one", {})
     assert not again.new and again.job.id == first.job.id
-    other = queue.offer("film", "two", {})
-    assert other.new and other.job.conflict and not first.job.conflict
+    assert queue.offer("film", "two", {}).new
+
+
+def test_other_pixels_of_one_film_are_a_conflict_and_other_bytes_a_twin(queue: Queue) -> None:
+    first = queue.offer("film", "one", {"record": {"age": 63}}).job
+    for digest, age in (("two", 63), ("three", 63), ("four", 70)):
+        queue.offer("film", digest, {"record": {"age": age}})
+    found = []
+    for pixels in ("a", "a", "b", "a"):
+        (job,) = queue.claim(5)  # never two of one film at a time
+        conflict, twin = queue.earlier(job, pixels)
+        found.append((conflict, twin == first.id))
+        queue.done(job, {}, pixels=pixels, conflict=conflict, twin=twin, deliver=["x"])
+    # The fourth has the pixels of the first with another record, after others: a conflict, no twin.
+    assert found == [(False, False), (False, True), (True, False), (True, False)]
+    assert [job.conflict for job in queue.find("film")] == [False, False, True, True]
+    assert len(queue.listed()) == 3
+
+
+def test_what_a_dead_holder_had_waits_again_and_is_given_out_alone(queue: Queue) -> None:
+    for i in range(3):
+        queue.offer(f"film {i}", "d", {})
+    assert len(queue.claim(2, "dead")) == 2 and queue.abandon("other") == 0
+    assert queue.abandon("dead") == 2
+    assert [job.film for job in queue.claim(3, "a")] == ["film 2"]  # first who is not suspected
+    assert [len(queue.claim(3, "b")) for _ in range(3)] == [1, 1, 0]
+    assert queue.abandon("b") == 0 and queue.counts()["failed"] == 2
+
+
+def test_a_question_comes_before_films_and_is_not_listed(queue: Queue) -> None:
+    queue.offer("film 0", "d", {})
+    queue.offer("film 1", "d", {}, kind="what-if")
+    assert [job.kind for job in queue.claim(2)] == ["what-if", "film"]
+    assert len(queue.listed()) == 1
+
+
+def test_films_are_listed_by_p_and_those_without_come_last(queue: Queue) -> None:
+    for name, p in (("a", 0.5), ("b", None), ("c", 0.01)):
+        queue.offer(name, "d", {})
+        (job,) = queue.claim()
+        queue.done(job, {"p_value": p, "score": 1.0})
+    assert [job.film for job in queue.listed()] == ["c", "a", "b"]
+    assert [job.film for job in queue.listed(descending=True)] == ["a", "c", "b"]
+    assert [job.film for job in queue.listed(most=1, skip=1)] == ["a"]
+    assert not queue.listed(state="failed")
+
+
+def test_a_result_is_sent_until_it_arrived_or_is_given_up(queue: Queue) -> None:
+    queue.offer("film", "d", {})
+    (job,) = queue.claim()
+    queue.done(job, {}, deliver=["dicom:A@b:1", "stow:http://c"])
+    first, second = queue.due(now=5.0)
+    queue.delivered(first)
+    queue.not_delivered(second, "refused", again=60.0)
+    assert not queue.due(now=59.0) and queue.due(now=61.0)[0].tries == 1
+    queue.not_delivered(queue.due(now=61.0)[0], "refused", again=None)
+    assert not queue.due(now=1e12)
+    assert queue.delivery_counts() == {"waiting": 0, "done": 1, "failed": 1}
+    assert [row["state"] for row in queue.deliveries(job.id)] == ["done", "failed"]
+
+
+def test_a_clock_that_is_set_back_or_forth_holds_nothing_up(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.offer("film", "d", {})
+    monkeypatch.setattr("nofinding.service.queue.time.time", lambda: 0.0)  # back to 1970
+    assert queue.ready() == (1, 0.0)
+    (job,) = queue.claim()
+    assert queue.done(job, {})
+    queue.offer("film 1", "d", {})
+    monkeypatch.setattr("nofinding.service.queue.time.time", lambda: 4e9)
+    assert queue.claim() and not queue.claim()  # a lease is no matter of the wall clock
 
 
 def test_jobs_are_done_in_the_order_they_came(queue: Queue) -> None:

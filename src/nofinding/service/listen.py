@@ -4,13 +4,9 @@ Nothing of an object is decoded here: what arrives is a stream of bytes with a s
 is. What is in it is found out later, in the killable child.
 """
 
-import hashlib
-import hmac
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydicom.uid import (
@@ -37,9 +33,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from nofinding.errors import UserError
-from nofinding.service.durable import write_durably
+from nofinding.service.spool import Received, Spool
 
-__all__ = ["ListenOptions", "Listener", "Received", "Spool"]
+__all__ = ["ListenOptions", "Listener"]
 
 log = logging.getLogger(__name__)
 
@@ -51,44 +47,6 @@ SYNTAXES = [
     JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000,
 ]  # fmt: skip
 LARGEST = 256 * 2**20  # bytes of an object
-
-
-@dataclass(frozen=True, kw_only=True)
-class Received:
-    """An object on the disk."""
-
-    path: Path
-    film: str
-    """A pseudonym of its SOP Instance UID."""
-    digest: str
-    """SHA-256 of its bytes."""
-
-
-class Spool:
-    """A folder of received objects. File names are keyed hashes: no UID is in one."""
-
-    def __init__(self, folder: Path, key: bytes, *, keep_free: int = 2**30) -> None:
-        """`keep_free` is how many bytes of the disk are left alone. Raises UserError where the
-        folder cannot be written to."""
-        self.folder, self.key, self.keep_free = folder, key, keep_free
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"spool {folder}: {error.strerror}") from None
-        for left in folder.glob(".*.tmp"):  # of a process that was killed
-            left.unlink(missing_ok=True)
-
-    def put(self, uid: str, data: bytes) -> Received:
-        """Writes an object; it is on the disk when this returns. The same bytes again are the file
-        that is there. Raises OSError where the disk is full or cannot be written to."""
-        if shutil.disk_usage(self.folder).free - len(data) < self.keep_free:
-            raise OSError(28, "no space left on the device")
-        film = hmac.digest(self.key, f"film|{uid}".encode(), "sha256").hex()[:32]
-        digest = hashlib.sha256(data).hexdigest()
-        path = self.folder / f"{film}-{digest[:16]}.dcm"
-        if not path.exists():
-            write_durably(path, data)
-        return Received(path=path, film=film, digest=digest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,23 +10,35 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from nofinding.errors import UserError
 
-__all__ = ["Accepted", "FullError", "Job", "Queue", "State"]
+__all__ = ["Accepted", "Delivery", "FullError", "Job", "Order", "Queue", "State"]
 
 State: TypeAlias = Literal["waiting", "working", "done", "failed"]
+Order: TypeAlias = Literal["made", "p_value", "score", "state"]
 TRIES = 2  # a job whose worker died is tried once more
+DIED = "the worker died over it, twice"
+ORDERS: dict[Order, str] = {
+    "made": "made",
+    "p_value": "json_extract(result, '$.p_value')",
+    "score": "json_extract(result, '$.score')",
+    "state": "state",
+}
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
   id TEXT PRIMARY KEY, film TEXT NOT NULL, digest TEXT NOT NULL, state TEXT NOT NULL,
   tries INTEGER NOT NULL, lease REAL, boot TEXT, made REAL NOT NULL, changed REAL NOT NULL,
-  payload TEXT NOT NULL, result TEXT, why TEXT, conflict INTEGER NOT NULL);
+  payload TEXT NOT NULL, result TEXT, why TEXT, conflict INTEGER NOT NULL,
+  holder TEXT, kind TEXT NOT NULL, pixels TEXT, twin TEXT);
+CREATE TABLE IF NOT EXISTS deliveries (
+  id INTEGER PRIMARY KEY, job TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL,
+  tries INTEGER NOT NULL, due REAL NOT NULL, why TEXT, UNIQUE (job, target));
 CREATE INDEX IF NOT EXISTS by_state ON jobs (state, made);
 CREATE INDEX IF NOT EXISTS by_film ON jobs (film);
 """
@@ -48,7 +60,7 @@ class Job:
     film: str
     """A pseudonym of the film's SOP Instance UID, or of its content where it has none."""
     digest: str
-    """SHA-256 of what is to be scored: pixels and record."""
+    """SHA-256 of what came: the film's bytes and the record."""
     state: State
     tries: int
     payload: Mapping[str, Any]
@@ -57,7 +69,13 @@ class Job:
     why: str | None
     """Of a failed one: one line, without anything of the film."""
     conflict: bool
-    """Whether the same UID came before with other pixels."""
+    """Whether the same UID came before with other pixels; known once it is done."""
+    twin: str | None
+    """The job whose result this is, too: the same pixels with the same record, sent otherwise."""
+    kind: str = "film"
+    """What is asked: "film", or "what-if" for a film that was scored, with another record."""
+    made: float = 0.0
+    """When it was taken, in seconds of the wall clock since 1970."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +85,16 @@ class Accepted:
     job: Job
     new: bool
     """False: the same film with the same content is a job already, and this is that one."""
+
+
+class Delivery(NamedTuple):
+    """A result on its way to somebody."""
+
+    id: int
+    job: str
+    target: str
+    """Whom to: "dicom:TITLE@host:port", "stow:URL", "fhir:URL"."""
+    tries: int
 
 
 class Queue:
@@ -114,15 +142,19 @@ class Queue:
             raise
         db.commit()
 
-    def offer(self, film: str, digest: str, payload: Mapping[str, Any]) -> Accepted:
+    def offer(
+        self, film: str, digest: str, payload: Mapping[str, Any], *, kind: str = "film"
+    ) -> Accepted:
         """Takes a job; when this returns it is on the disk.
 
-        The same film and content again is the job that there is; the same film with other content
-        is a job of its own, marked as a conflict. Raises FullError where too many wait.
+        The same film and content again is the job that there is, even if it has failed; the same
+        film with other content is a job of its own. Raises FullError where too many wait.
         """
         now = time.time()
         with self._changing() as db:
-            rows = db.execute("SELECT * FROM jobs WHERE film = ? ORDER BY made", [film]).fetchall()
+            rows = db.execute(
+                "SELECT * FROM jobs WHERE film = ? AND kind = ? ORDER BY made", [film, kind]
+            ).fetchall()
             same = next((row for row in rows if row["digest"] == digest), None)
             if same is not None:
                 return Accepted(job=_job(same), new=False)
@@ -134,45 +166,99 @@ class Queue:
             name = uuid.uuid4().hex
             db.execute(
                 "INSERT INTO jobs VALUES "
-                "(?, ?, ?, 'waiting', 0, NULL, NULL, ?, ?, ?, NULL, NULL, ?)",
-                [name, film, digest, now, now, json.dumps(dict(payload)), bool(rows)],
+                "(?, ?, ?, 'waiting', 0, NULL, NULL, ?, ?, ?, NULL, NULL, 0, NULL, ?, NULL, NULL)",
+                [name, film, digest, now, now, json.dumps(dict(payload)), kind],
             )
             made = db.execute("SELECT * FROM jobs WHERE id = ?", [name]).fetchone()
         return Accepted(job=_job(made), new=True)
 
-    def claim(self, most: int = 1) -> list[Job]:
-        """The oldest waiting jobs, now held by the caller for `lease` seconds."""
+    def claim(self, most: int = 1, holder: str = "") -> list[Job]:
+        """The oldest waiting jobs, now held by the caller for `lease` seconds.
+
+        A job whose worker died is given out alone: if it was the one that killed, nobody else's
+        film dies with it. What-if questions, at which somebody waits, come before films.
+        """
         self.recover()
         with self._changing() as db:
+            # Two jobs of one film are not worked on at once: the second is told of the first.
             rows = db.execute(
-                "SELECT id FROM jobs WHERE state = 'waiting' ORDER BY made, id LIMIT ?", [most]
+                "SELECT id, tries FROM jobs AS own WHERE state = 'waiting' AND NOT EXISTS ("
+                "SELECT 1 FROM jobs AS other WHERE other.film = own.film AND other.id != own.id "
+                "AND (other.state = 'working' OR (other.state = 'waiting' AND "
+                "(other.made, other.id) < (own.made, own.id)))) "
+                "ORDER BY kind = 'film', tries > 0, made, id LIMIT ?",
+                [most],
             ).fetchall()
+            if rows and rows[0]["tries"]:
+                rows = rows[:1]
             held = []
-            for row in rows:
+            for row in (row for row in rows if row["tries"] == rows[0]["tries"]):
                 db.execute(
                     "UPDATE jobs SET state = 'working', tries = tries + 1, lease = ?, boot = ?, "
-                    "changed = ? WHERE id = ?",
-                    [self.clock() + self.lease, self._boot, time.time(), row["id"]],
+                    "changed = ?, holder = ? WHERE id = ?",
+                    [self.clock() + self.lease, self._boot, time.time(), holder, row["id"]],
                 )
                 held.append(db.execute("SELECT * FROM jobs WHERE id = ?", [row["id"]]).fetchone())
         return [_job(row) for row in held]
 
-    def done(self, job: Job, result: Mapping[str, Any]) -> bool:
-        """Keeps the result; False where somebody else has the job by now, and nothing is kept."""
-        return self._end(job, "done", json.dumps(dict(result)), None)
+    def ready(self) -> tuple[int, float]:
+        """How many jobs wait, and for how many seconds the oldest of them has."""
+        row = (
+            self._connection()
+            .execute("SELECT count(*) AS n, min(made) AS first FROM jobs WHERE state = 'waiting'")
+            .fetchone()
+        )
+        # The wall clock may be set back; a job then has waited for no time, not for less.
+        return row["n"], max(0.0, time.time() - row["first"]) if row["n"] else 0.0
+
+    def earlier(self, job: Job, pixels: str) -> tuple[bool, str | None]:
+        """Whether the job's film was done before with other pixels than those whose SHA-256 is
+        `pixels`, and which job did it with these and the same record."""
+        rows = self._connection().execute(
+            "SELECT id, pixels, payload FROM jobs WHERE film = ? AND kind = 'film' AND id != ? "
+            "AND state = 'done' AND pixels IS NOT NULL ORDER BY made, id",
+            [job.film, job.id],
+        )
+        conflict, twin = False, None
+        for row in rows:
+            if row["pixels"] != pixels:
+                conflict = True
+            elif twin is None and json.loads(row["payload"]).get("record") == job.payload.get(
+                "record"
+            ):
+                twin = row["id"]
+        return conflict, twin
+
+    def done(
+        self,
+        job: Job,
+        result: Mapping[str, Any],
+        *,
+        pixels: str | None = None,
+        conflict: bool = False,
+        twin: str | None = None,
+        deliver: Sequence[str] = (),
+    ) -> bool:
+        """Keeps the result, and with it to whom it must be sent; False where somebody else has
+        the job by now, and nothing is kept."""
+        with self._changing() as db:
+            if not _end(db, job, "done", json.dumps(dict(result)), None):
+                return False
+            db.execute(
+                "UPDATE jobs SET pixels = ?, conflict = ?, twin = ? WHERE id = ?",
+                [pixels, conflict, twin, job.id],
+            )
+            db.executemany(
+                "INSERT OR IGNORE INTO deliveries (job, target, state, tries, due) "
+                "VALUES (?, ?, 'waiting', 0, 0)",
+                [(job.id, target) for target in deliver],
+            )
+        return True
 
     def fail(self, job: Job, why: str) -> bool:
         """Gives up on a job, with a line that says why."""
-        return self._end(job, "failed", None, why)
-
-    def _end(self, job: Job, state: State, result: str | None, why: str | None) -> bool:
         with self._changing() as db:
-            changed = db.execute(
-                "UPDATE jobs SET state = ?, result = ?, why = ?, lease = NULL, changed = ? "
-                "WHERE id = ? AND state = 'working' AND tries = ?",
-                [state, result, why, time.time(), job.id, job.tries],
-            )
-            return changed.rowcount == 1
+            return _end(db, job, "failed", None, why)
 
     def release(self, job: Job) -> None:
         """Puts a job back that was not begun: a service that stops gives up what it holds."""
@@ -185,16 +271,31 @@ class Queue:
 
     def recover(self) -> int:
         """Jobs whose lease has run out wait again, or have failed if they were tried enough."""
-        late = "state = 'working' AND (lease < ? OR boot != ?)"
-        when = [self.clock(), self._boot]
+        return self._take_back("(lease < ? OR boot != ?)", [self.clock(), self._boot])
+
+    def abandon(self, holder: str) -> int:
+        """The same for all that this holder, who is dead, has; its leases count no longer."""
+        return self._take_back("holder = ?", [holder])
+
+    def overdue(self) -> set[str]:
+        """The holders of jobs whose lease has run out."""
+        rows = self._connection().execute(
+            "SELECT DISTINCT holder FROM jobs WHERE state = 'working' AND (lease < ? OR boot != ?)",
+            [self.clock(), self._boot],
+        )
+        return {row["holder"] for row in rows}
+
+    def _take_back(self, which: str, values: list[Any]) -> int:
         with self._changing() as db:
             db.execute(
-                f"UPDATE jobs SET state = 'failed', why = ?, lease = NULL, changed = ? "
-                f"WHERE {late} AND tries >= ?",
-                ["the worker died over it, twice", time.time(), *when, TRIES],
+                "UPDATE jobs SET state = 'failed', why = ?, lease = NULL, changed = ? "
+                f"WHERE state = 'working' AND {which} AND tries >= ?",
+                [DIED, time.time(), *values, TRIES],
             )
             again = db.execute(
-                f"UPDATE jobs SET state = 'waiting', lease = NULL WHERE {late}", when
+                "UPDATE jobs SET state = 'waiting', lease = NULL "
+                f"WHERE state = 'working' AND {which}",
+                values,
             )
             return again.rowcount
 
@@ -203,12 +304,84 @@ class Queue:
         row = self._connection().execute("SELECT * FROM jobs WHERE id = ?", [name]).fetchone()
         return None if row is None else _job(row)
 
+    def find(self, film: str) -> list[Job]:
+        """All jobs of a film, the first one first."""
+        rows = self._connection().execute(
+            "SELECT * FROM jobs WHERE film = ? ORDER BY made, id", [film]
+        )
+        return [_job(row) for row in rows]
+
+    def listed(
+        self,
+        *,
+        order: Order = "p_value",
+        descending: bool = False,
+        state: State | None = None,
+        most: int = 100,
+        skip: int = 0,
+    ) -> list[Job]:
+        """The films, in that order; those without the value come last."""
+        value, turn = ORDERS[order], "DESC" if descending else "ASC"
+        rows = self._connection().execute(
+            "SELECT * FROM jobs WHERE kind = 'film' AND twin IS NULL AND (? IS NULL OR state = ?) "
+            f"ORDER BY {value} IS NULL, {value} {turn}, made DESC, id LIMIT ? OFFSET ?",
+            [state, state, most, skip],
+        )
+        return [_job(row) for row in rows]
+
+    def due(self, now: float) -> list[Delivery]:
+        """What is to be sent now, in seconds since 1970; the longest overdue first."""
+        rows = self._connection().execute(
+            "SELECT id, job, target, tries FROM deliveries WHERE state = 'waiting' AND due <= ? "
+            "ORDER BY due, id LIMIT 100",
+            [now],
+        )
+        return [Delivery(*row) for row in rows]
+
+    def delivered(self, delivery: Delivery) -> None:
+        """It arrived."""
+        self._deliver(delivery, "done", 0.0, None)
+
+    def not_delivered(self, delivery: Delivery, why: str, again: float | None) -> None:
+        """It did not; it is due again at `again`, or never where that is None."""
+        self._deliver(delivery, "failed" if again is None else "waiting", again or 0.0, why)
+
+    def _deliver(self, delivery: Delivery, state: str, due: float, why: str | None) -> None:
+        with self._changing() as db:
+            db.execute(
+                "UPDATE deliveries SET state = ?, due = ?, why = ?, tries = tries + 1 WHERE id = ?",
+                [state, due, why, delivery.id],
+            )
+
+    def deliveries(self, job: str) -> list[dict[str, Any]]:
+        """To whom a job's result goes, and how far that is: target, state, tries, why."""
+        rows = self._connection().execute(
+            "SELECT target, state, tries, why FROM deliveries WHERE job = ? ORDER BY id", [job]
+        )
+        return [dict(row) for row in rows]
+
+    def delivery_counts(self) -> dict[str, int]:
+        """How many deliveries wait, are done and have failed."""
+        rows = self._connection().execute("SELECT state, count(*) FROM deliveries GROUP BY state")
+        return {"waiting": 0, "done": 0, "failed": 0} | {row[0]: row[1] for row in rows}
+
     def counts(self) -> dict[State, int]:
         """How many jobs there are of each state."""
         counted: dict[State, int] = {"waiting": 0, "working": 0, "done": 0, "failed": 0}
         for row in self._connection().execute("SELECT state, count(*) AS n FROM jobs GROUP BY 1"):
             counted[row["state"]] = row["n"]
         return counted
+
+
+def _end(
+    db: sqlite3.Connection, job: Job, state: State, result: str | None, why: str | None
+) -> bool:
+    changed = db.execute(
+        "UPDATE jobs SET state = ?, result = ?, why = ?, lease = NULL, changed = ? "
+        "WHERE id = ? AND state = 'working' AND tries = ?",
+        [state, result, why, time.time(), job.id, job.tries],
+    )
+    return changed.rowcount == 1
 
 
 def _job(row: sqlite3.Row) -> Job:
@@ -222,6 +395,9 @@ def _job(row: sqlite3.Row) -> Job:
         result=None if row["result"] is None else json.loads(row["result"]),
         why=row["why"],
         conflict=bool(row["conflict"]),
+        twin=row["twin"],
+        kind=row["kind"],
+        made=row["made"],
     )
 
 

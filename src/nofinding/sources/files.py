@@ -13,7 +13,7 @@ from nofinding.data.ehr import EhrField, parse, plausible
 from nofinding.errors import UserError
 from nofinding.types import Record, View
 
-__all__ = ["file_name", "file_records"]
+__all__ = ["file_name", "file_record", "file_records"]
 
 AGES = {"": None, "Y": "a", "M": "mo", "W": "wk", "D": "d"}  # some films leave the letter out
 HEADER = {  # DICOM keyword -> (field, unit that the standard gives it)
@@ -45,18 +45,28 @@ def file_records(
         name = file_name(path, film)
         if name in records:
             raise UserError(f"{path}: another film is called {name!r} too; use table: for those")
-        written, unusable = _from_header(read_header(path), fields, stated)
-        ehr, flags = plausible({**written, **stated}, fields)
-        view = fields["view"].categories[int(ehr["view"])] if "view" in ehr else None
-        records[name] = Record(
-            image_id=name,
-            patient_id=name,
-            pixels=film,
-            ehr=ehr,
-            view=next((known for known in get_args(View) if known == view), None),
-            flags=(*unusable, *flags),
-        )
+        records[name] = file_record(film, name, stated, fields)
     return [*records.values()]
+
+
+def file_record(
+    film: FilmFile, name: str, stated: Mapping[str, float], fields: Mapping[str, EhrField]
+) -> Record:
+    """The record of one file: what is `stated`, in the fields' units, before what its header says.
+
+    Raises UserError where the file is absent or its header cannot be read.
+    """
+    written, unusable = _from_header(read_header(film.path), fields, stated)
+    ehr, flags = plausible({**written, **stated}, fields)
+    view = fields["view"].categories[int(ehr["view"])] if "view" in ehr else None
+    return Record(
+        image_id=name,
+        patient_id=name,
+        pixels=film,
+        ehr=ehr,
+        view=next((known for known in get_args(View) if known == view), None),
+        flags=(*unusable, *flags),
+    )
 
 
 def file_name(path: Path, film: FilmFile) -> str:

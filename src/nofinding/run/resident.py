@@ -1,0 +1,212 @@
+"""Models that stay in memory and score films as they come: what a service's worker holds.
+
+The way of a film is that of `score`: the same gate, the same batches, the same p-values. Only
+that nothing is loaded anew, and that a film which cannot be read or scored stops no other.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from nofinding import checkpoint
+from nofinding.clinical.result import Result
+from nofinding.data.cache import FilmCache, Once
+from nofinding.data.ehr import EhrField
+from nofinding.errors import UserError
+from nofinding.evaluate.strata import Stratum
+from nofinding.run.batches import Scorer
+from nofinding.run.calibrating import Calibrator
+from nofinding.run.chosen import Chosen
+from nofinding.run.cohort import known_fields
+from nofinding.run.fitting import to_device
+from nofinding.run.gating import Gatekeeper
+from nofinding.run.job import shown
+from nofinding.run.model import Model, load_model
+from nofinding.run.shipped import AUTO, calibration_of, model_folder, shipped_for
+from nofinding.types import Record
+
+__all__ = ["Outcome", "Resident"]
+
+ATTENTION = "attention."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one film."""
+
+    image_id: str
+    result: Result | None
+    """None: it was not scored, and `refused` says why."""
+    refused: str = ""
+    """In the user's words, without anything of the film: "is no upright frontal chest film"."""
+    flags: tuple[str, ...] = ()
+    stratum: str = ""
+    """Which calibration films p is against, where these are chosen by the record."""
+    normal: Float[np.ndarray, "s s"] | None = None
+    """The pseudo-healthy film on the model's square, in [0, 1]."""
+    point: tuple[float, ...] = ()
+    """Where the film lies for the gate: drift is measured on these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """One model with its gate and its p-values."""
+
+    name: str
+    model: Model
+    gatekeeper: Gatekeeper
+    calibrator: Calibrator
+
+
+class Resident:
+    """Scores films, each by the model that is for its patient. Not for several threads at once."""
+
+    def __init__(
+        self,
+        model: str = AUTO,
+        *,
+        accelerator: str = "auto",
+        fields_file: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        """`model` as in `score`. Raises UserError where there is none, or it is damaged."""
+        self.name, self.accelerator, self.seed = model, accelerator, seed
+        self.fields: dict[str, EhrField] = known_fields(fields_file)
+        self._loaded: dict[str, Loaded] = {}
+        if model != AUTO:
+            self.loaded(model)
+
+    def loaded(self, name: str) -> Loaded:
+        """The model of that name, loaded when it is first asked for. Raises UserError."""
+        if name not in self._loaded:
+            folder = model_folder(name)
+            model = load_model(folder)
+            to_device(model.detector, self.accelerator)
+            self._loaded[name] = Loaded(
+                name=name,
+                model=model,
+                gatekeeper=Gatekeeper(model, folder, "refuse", None),
+                calibrator=Calibrator(model, calibration_of(name), 1),
+            )
+        return self._loaded[name]
+
+    def name_for(self, record: Record) -> str:
+        """The model that scores this film."""
+        return shipped_for([record]) if self.name == AUTO else self.name
+
+    def __call__(self, records: Sequence[Record]) -> list[Outcome]:
+        """What came of each film, in their order; image_ids must differ.
+
+        Raises nothing for a film: one that cannot be read or that breaks the model is refused.
+        """
+        outcomes: dict[str, Outcome] = {}
+        names = [self.name_for(record) for record in records]
+        for name in dict.fromkeys(names):
+            part = [r for r, own in zip(records, names, strict=True) if own == name]
+            outcomes.update((o.image_id, o) for o in self._by(self.loaded(name), part))
+        return [outcomes[record.image_id] for record in records]
+
+    def _by(self, loaded: Loaded, records: Sequence[Record]) -> list[Outcome]:
+        """Scores all of them together, or where that fails each by itself."""
+        try:
+            return [*self._scored(loaded, records)]
+        except UserError as error:
+            if len(records) == 1:
+                return [Outcome(image_id=records[0].image_id, result=None, refused=str(error))]
+            return [outcome for record in records for outcome in self._by(loaded, [record])]
+
+    def _scored(self, loaded: Loaded, records: Sequence[Record]) -> Iterator[Outcome]:
+        # What is decoded is a patient's film, and stays for this batch only.
+        with tempfile.TemporaryDirectory(prefix="nofinding-") as folder:
+            work = Path(folder)
+            scorer = Scorer(
+                model=loaded.model,
+                name=loaded.name,
+                films=Chosen([replace(r, pixels=Once(r.pixels)) for r in records]),
+                batch_size=len(records),
+                gatekeeper=loaded.gatekeeper,
+                cache=FilmCache(work / "cache"),
+                fields=self.fields,
+                seed=self.seed,
+                phantom=False,
+                single=False,
+                unreadable="list",
+                count_work=False,
+                maps=work,
+            )
+            by_id = {record.image_id: record for record in records}
+            for told in scorer(0)["films"]:
+                yield self._outcome(loaded, by_id[told["id"]], told, work)
+
+    def _outcome(
+        self, loaded: Loaded, record: Record, told: Mapping[str, Any], work: Path
+    ) -> Outcome:
+        """What the journal's entry of a film and the files beside it say."""
+        flags = tuple(told.get("flags", record.flags))
+        point = tuple(told.get("point", ()))
+        if "score" not in told:
+            reason = told.get("unreadable") or told.get("reason") or "was not scored"
+            return Outcome(
+                image_id=record.image_id, result=None, refused=reason, flags=flags, point=point
+            )
+        cell = loaded.calibrator(
+            np.array([told["score"]]), [record.image_id], [Stratum(*told["stratum"])]
+        )[0]
+        meta, detector = loaded.model.meta, loaded.model.detector
+        calibration = len(loaded.model.calibration[1])
+        shares = {
+            name.removeprefix(ATTENTION): float(value)
+            for name, value in told["parts"].items()
+            if name.startswith(ATTENTION)
+        }
+        given = [name for name in detector.fields_used if name in record.ehr]
+        result = Result(
+            score=told["score"],
+            p_value=float(cell["p_value"]) if cell["p_value"] else None,
+            calibration=(
+                f"{calibration} normal films of {meta['calibration']['from']}, "
+                f"{loaded.calibrator.how}"
+                if calibration
+                else "none"
+            ),
+            method=detector.name,
+            model=shown(loaded.name),
+            sha256=loaded.model.sha256,
+            version=checkpoint.code_version(),
+            fields=tuple(given),
+            attention={name: share for name, share in shares.items() if share},
+            flags=flags,
+            map=_array(work / "maps" / f"{record.image_id}.npy"),
+            threshold=meta.get("map_threshold"),
+            aspect=meta["aspect"],
+        )
+        return Outcome(
+            image_id=record.image_id,
+            result=result,
+            flags=flags,
+            stratum=cell.get("stratum", ""),
+            normal=_array(work / "normal" / f"{record.image_id}.npy"),
+            point=point,
+        )
+
+    @cached_property
+    def drift_references(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+        """By model: points and scores of the calibration films; those loaded so far."""
+        return {
+            name: (
+                loaded.gatekeeper.own.tensors["reference.points"].double().numpy(),
+                loaded.gatekeeper.own.tensors["reference.scores"].numpy(),
+            )
+            for name, loaded in self._loaded.items()
+            if loaded.gatekeeper.own is not None
+        }
+
+
+def _array(file: Path) -> Float[np.ndarray, "s s"] | None:
+    return np.load(file, allow_pickle=False).astype(np.float32) if file.is_file() else None

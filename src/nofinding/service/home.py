@@ -1,0 +1,81 @@
+"""The folder that a service lives in: its queue, received films, results, audit log and key.
+
+    HOME/
+      key              32 random bytes: pseudonyms in file names, logs and the audit log
+      queue.sqlite     jobs (queue.py)
+      spool/           films as they came, under keyed names (listen.py)
+      results/JOB/     what is said of each film (kept.py)
+      audit.log        who did what (audit.py)
+
+Only its owner may read it. All of one hospital's service may share one: `serve` and `listen`.
+"""
+
+import contextlib
+import hmac
+import os
+import secrets
+import stat
+from functools import cached_property
+from pathlib import Path
+
+from nofinding.errors import UserError
+from nofinding.service.audit import AuditLog
+from nofinding.service.durable import write_durably
+from nofinding.service.kept import Results
+from nofinding.service.queue import Queue
+from nofinding.service.spool import Spool
+
+__all__ = ["Home"]
+
+KEY_BYTES = 32
+
+
+class Home:
+    """A service's folder; made where it is not there. Safe for several processes."""
+
+    def __init__(
+        self, folder: Path, *, capacity: int = 1000, lease: float = 120.0, keep_free: int = 2**30
+    ) -> None:
+        """`capacity` of the queue, `lease` in seconds, `keep_free` in bytes of the disk.
+
+        Raises UserError where the folder cannot be made or written to, others may read it, or
+        what is in it is damaged.
+        """
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            mode = folder.stat().st_mode
+        except OSError as error:
+            raise UserError(f"--home {folder}: {error.strerror}") from None
+        if mode & (stat.S_IROTH | stat.S_IXOTH | stat.S_IWOTH):
+            raise UserError(f"--home {folder}: everybody may look into it; `chmod 700` it first")
+        try:
+            self.key = _key(folder / "key")
+            self.queue = Queue(folder / "queue.sqlite", capacity=capacity, lease=lease)
+            self.spool = Spool(folder / "spool", self.key, keep_free=keep_free)
+            self.results = Results(folder / "results")
+        except OSError as error:
+            raise UserError(f"--home {folder}: {error.strerror}") from None
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit log, opened when it is first written to."""
+        return AuditLog(self.folder / "audit.log", self.key)
+
+    def pseudonym(self, kind: str, text: str) -> str:
+        """What an id is called everywhere but in the objects that must carry it: 32 hex digits."""
+        return hmac.digest(self.key, f"{kind}|{text}".encode(), "sha256").hex()[:32]
+
+
+def _key(file: Path) -> bytes:
+    """The service's secret, made by whoever comes first. Raises UserError where it is not one."""
+    if not file.exists():
+        made = file.with_name(f".key.{os.getpid()}.{secrets.token_hex(4)}")
+        write_durably(made, secrets.token_bytes(KEY_BYTES))
+        with contextlib.suppress(FileExistsError):  # another process was faster: its key counts
+            os.link(made, file)
+        made.unlink()
+    key = file.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise UserError(f"{file}: has {len(key)} bytes, a key has {KEY_BYTES}; was it changed?")
+    return key

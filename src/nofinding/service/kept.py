@@ -1,0 +1,96 @@
+"""What is said of each film, kept as a folder a job: whole, or not there.
+
+    results/JOB/
+      result.json          `told` (service/told.py)
+      film.npy             the film as it is shown, uint16, its longer side at most SHOWN
+      map.npy, normal.npy  on the model's square, float32
+      objects/KIND.dcm     report, picture, map, segmentation: these carry the patient's identity
+
+Nothing but `objects` has a name, an id or a date of the patient.
+"""
+
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from nofinding.checkpoint import sync_folder
+from nofinding.service.durable import write_durably
+
+__all__ = ["JOB", "SHOWN", "Array", "Results"]
+
+Array: TypeAlias = Literal["film", "map", "normal"]
+JOB = re.compile(r"[0-9a-f]{32}")
+KIND = re.compile(r"[a-z]{1,20}")
+SHOWN = 1024
+"""Pixels of the longer side of the film that is shown."""
+
+
+class Results:
+    """The folder of results. Safe for several processes, as long as a job is one's at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OSError where the folder cannot be made."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def put(
+        self,
+        job: str,
+        told: Mapping[str, Any],
+        arrays: Mapping[Array, np.ndarray],
+        objects: Mapping[str, bytes],
+    ) -> None:
+        """Writes a job's folder; it is on the disk when this returns. One that is there, from a
+        worker that died after it, is replaced. Raises OSError where the disk is full."""
+        building = self.folder / f".{job}.{secrets.token_hex(4)}.tmp"
+        building.mkdir(mode=0o700)
+        try:
+            write_durably(building / "result.json", json.dumps(dict(told)).encode())
+            for name, array in arrays.items():
+                stream = io.BytesIO()
+                np.save(stream, array, allow_pickle=False)
+                write_durably(building / f"{name}.npy", stream.getvalue())
+            if objects:
+                (building / "objects").mkdir(mode=0o700)
+            for kind, data in objects.items():
+                write_durably(building / "objects" / f"{kind}.dcm", data)
+            final = self.folder / job
+            if final.exists():
+                shutil.rmtree(final)
+            os.rename(building, final)  # noqa: PTH104, of a folder
+        except OSError:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        sync_folder(self.folder)
+
+    def told(self, job: str) -> dict[str, Any] | None:
+        """result.json; None where there is none."""
+        file = self._at(job, "result.json")
+        if file is None:
+            return None
+        told: dict[str, Any] = json.loads(file.read_bytes())
+        return told
+
+    def array(self, job: str, name: Array) -> np.ndarray | None:
+        """The film, map or pseudo-healthy film; None where there is none."""
+        file = self._at(job, f"{name}.npy")
+        return None if file is None else np.load(file, allow_pickle=False)
+
+    def objects(self, job: str) -> dict[str, Path]:
+        """The DICOM objects by their kind."""
+        if not JOB.fullmatch(job):
+            return {}
+        files = sorted((self.folder / job / "objects").glob("*.dcm"))
+        return {file.stem: file for file in files if KIND.fullmatch(file.stem)}
+
+    def _at(self, job: str, name: str) -> Path | None:
+        file = self.folder / job / name
+        return file if JOB.fullmatch(job) and file.is_file() else None

@@ -1,0 +1,51 @@
+"""What every command of the service takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nofinding.errors import UserError
+from nofinding.run.shipped import AUTO
+
+__all__ = ["ServiceOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions:
+    """How films are kept and scored, wherever they come from."""
+
+    home: Path
+    """Folder of the service: queue, films, results, audit log; `serve` and `listen` may share it.
+    Only its owner may look into it."""
+    model: str = AUTO
+    """Folder of a fitted model, or adult or paediatric; auto: by the patient's age, as in score."""
+    workers: int = 1
+    """Processes that score films, each with a copy of the model; 0: films only come in here, and
+    another command on the same home scores them."""
+    batch_size: int = 8
+    """Films that a worker scores at once; changes speed, never a score."""
+    wait: float = 0.1
+    """Seconds that a film waits at most for others to be scored with."""
+    limit: float = 120.0
+    """Seconds that a batch may take; a worker that takes longer is killed, and tried once more."""
+    capacity: int = 1000
+    """Films that may wait; further ones are turned away, to come again later."""
+    keep_free: float = 1.0
+    """GiB of the disk that are left alone: with less, films are turned away."""
+    segmentation: bool = False
+    """Make a segmentation of the map above its threshold, too."""
+    fields_file: Path | None = None
+    """YAML file with further record fields, as in fit."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    threads: int = 0
+    """CPU threads of a worker; 0: all cores, shared among the workers."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("workers", 0, 64), ("batch_size", 1, 256), ("wait", 0, 60), ("limit", 1, 3600),
+            ("capacity", 1, 10_000_000), ("keep_free", 0, 1e6), ("threads", 0, 1024),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"--{name} {value:g}: give {low} to {high:g}")

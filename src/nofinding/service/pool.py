@@ -1,0 +1,156 @@
+"""Worker processes, watched: one that dies or takes too long is replaced, its films tried again.
+
+Workers are forked from a small server process that has the libraries loaded already, and so a new
+one is at work in the time that it takes to load a model.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from nofinding.errors import UserError
+from nofinding.service.home import Home
+from nofinding.service.options import ServiceOptions
+from nofinding.service.work import Lookup, run_worker
+
+__all__ = ["Pool"]
+
+log = logging.getLogger(__name__)
+LOOK = 0.2  # seconds between looks at the workers
+LOADING = 300.0  # seconds that a worker may take to load its model
+GIVE_UP = 5  # workers that die in a row before they have loaded their model
+
+
+@dataclass(kw_only=True)
+class Member:
+    """One worker's process."""
+
+    name: str
+    process: BaseProcess
+    link: Connection
+    begun: float
+    told: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has had its model, dead or alive by now."""
+        with contextlib.suppress(EOFError, OSError):
+            self.told = self.told or (self.link.poll() and bool(self.link.recv_bytes(16)))
+        return self.told
+
+    def stop(self) -> None:
+        """Asks it to end once it has finished what it holds."""
+        with contextlib.suppress(OSError):
+            self.link.send_bytes(b"stop")
+
+
+def no_lookup() -> Lookup | None:
+    """No other system is asked."""
+    return None
+
+
+class Pool:
+    """`with Pool(...)`: workers are at work; at its end they finish what they hold."""
+
+    def __init__(
+        self,
+        home: Home,
+        options: ServiceOptions,
+        *,
+        make_lookup: Callable[[], Lookup | None] = no_lookup,
+        deliver: Sequence[str] = (),
+        drain: float = 30.0,
+    ) -> None:
+        """`make_lookup`, which must be picklable, makes what finds records; results go to
+        `deliver`; at the end workers have `drain` seconds to finish what they hold."""
+        self.home, self.drain = home, drain
+        cores = os.cpu_count() or 1
+        threads = options.threads or max(1, cores // max(1, options.workers))
+        self.options = replace(options, threads=threads)
+        self._given = (make_lookup, tuple(deliver))
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["nofinding.service.work"])
+        self._stop = threading.Event()
+        self._members: list[Member] = []
+        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self.deaths = 0
+        """Workers that have died, or were killed for taking too long."""
+        self.broken = False
+        """Whether workers die before they have loaded their model, and no more are made."""
+
+    def __enter__(self) -> "Pool":
+        self._members = [self._new() for _ in range(self.options.workers)]
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._watcher.join()
+        for member in self._members:
+            member.stop()
+        end = time.monotonic() + self.drain
+        for member in self._members:
+            member.process.join(max(0.0, end - time.monotonic()))
+            if member.process.is_alive():
+                member.process.kill()
+                member.process.join()
+            self.home.queue.abandon(member.name)
+
+    @property
+    def ready(self) -> int:
+        """How many workers have their model and live."""
+        return sum(m.ready and m.process.is_alive() for m in self._members)
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' process ids."""
+        return [member.process.pid or 0 for member in self._members]
+
+    def wait_ready(self, seconds: float = LOADING) -> None:
+        """Waits for the first worker that has its model. Raises UserError where none gets it."""
+        end = time.monotonic() + seconds
+        while self.options.workers and not self.ready:
+            if self.broken or time.monotonic() > end:
+                raise UserError("no worker could load the model; its own lines say why")
+            time.sleep(LOOK)
+
+    def _new(self) -> Member:
+        name = os.urandom(8).hex()
+        link, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=run_worker, args=(self.options, name, *self._given, theirs), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return Member(name=name, process=process, link=link, begun=time.monotonic())
+
+    def _watch(self) -> None:
+        """Replaces workers until the pool ends."""
+        unready = 0
+        while not self._stop.wait(LOOK):
+            late = self.home.queue.overdue() if self._members else set()
+            for place, member in enumerate(self._members):
+                slow = not member.ready and time.monotonic() - member.begun > LOADING
+                if member.name in late or slow:
+                    log.error("a worker took too long and was killed")
+                    member.process.kill()
+                    member.process.join()
+                if member.process.is_alive():
+                    continue
+                unready = 0 if member.ready else unready + 1
+                member.link.close()
+                self.deaths += 1
+                again = self.home.queue.abandon(member.name)
+                log.error("a worker died; %d of its films are tried again", again)
+                if unready >= GIVE_UP:
+                    self.broken = True
+                    log.error("workers die before they have a model; no more are made")
+                    return
+                self._members[place] = self._new()

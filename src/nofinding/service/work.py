@@ -1,0 +1,249 @@
+"""A worker: takes films from the queue, scores them, keeps what is said. One process each.
+
+It is killed where it takes too long, and whatever kills it costs the films that it held one more
+try. It never waits for the network but for the record, and there only within a bound.
+"""
+
+import hashlib
+import io
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt16
+from PIL import Image
+
+from nofinding.data.cache import Once
+from nofinding.data.decode import FilmFile, UnreadableError
+from nofinding.errors import UserError
+from nofinding.run.resident import Outcome, Resident
+from nofinding.service.home import Home
+from nofinding.service.kept import SHOWN, Array
+from nofinding.service.options import ServiceOptions
+from nofinding.service.queue import Job
+from nofinding.service.told import CONFLICT, entries, summary, told
+from nofinding.sources.files import file_record
+from nofinding.types import Record
+
+__all__ = ["Found", "Lookup", "Worker", "run_worker"]
+
+log = logging.getLogger(__name__)
+POLL = 0.05  # seconds between looks at an empty queue
+DICOM = ".dcm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What another system knows of a patient."""
+
+    ehr: Mapping[str, float]
+    """In the fields' units."""
+    flags: tuple[str, ...] = ()
+
+
+Lookup: TypeAlias = Callable[[Path], Found]
+"""Finds the record of a DICOM film's patient. Never raises for what the other side does."""
+
+
+@dataclass(kw_only=True)
+class Taken:
+    """A job at work."""
+
+    job: Job
+    record: Record
+    path: Path
+    film: Once
+    sources: Mapping[str, str]
+
+
+class Worker:
+    """Scores the films of a queue, batch by batch."""
+
+    def __init__(
+        self,
+        home: Home,
+        options: ServiceOptions,
+        name: str,
+        *,
+        lookup: Lookup | None = None,
+        deliver: Sequence[str] = (),
+    ) -> None:
+        """`name` is what it holds jobs under; results go to `deliver`. Raises UserError."""
+        self.home, self.options, self.name = home, options, name
+        self.lookup, self.deliver = lookup, tuple(deliver)
+        self.resident = Resident(
+            options.model, accelerator=options.accelerator, fields_file=options.fields_file
+        )
+
+    def step(self) -> int:
+        """Works on one batch if there is one; gives how many jobs it had."""
+        waiting, waited = self.home.queue.ready()
+        if not waiting or (waiting < self.options.batch_size and waited < self.options.wait):
+            return 0
+        jobs = self.home.queue.claim(self.options.batch_size, self.name)
+        begin = time.monotonic()
+        taken = [one for one in map(self._take, jobs) if one is not None]
+        outcomes = self.resident([one.record for one in taken])
+        seconds = (time.monotonic() - begin) / max(1, len(taken))
+        for one, outcome in zip(taken, outcomes, strict=True):
+            try:
+                self._keep(one, outcome, seconds)
+            except OSError as error:  # the disk: the job is not lost, and is tried again
+                log.error("a result could not be kept: %s", error.strerror)
+                self.home.queue.release(one.job)
+                time.sleep(1.0)
+        return len(jobs)
+
+    def _take(self, job: Job) -> Taken | None:
+        """The film of a job and its record; a job without a readable film has failed."""
+        payload = job.payload
+        path = self.home.spool.folder / Path(payload["file"]).name
+        film = FilmFile(path)
+        try:
+            film.check()
+            stated = {name: float(value) for name, value in payload["record"].items()}
+            sources = dict.fromkeys(stated, "request")
+            flags: tuple[str, ...] = tuple(payload.get("flags", ()))
+            if self.lookup is not None and path.suffix == DICOM and job.kind == "film":
+                found = self.lookup(path)
+                sources = dict.fromkeys(found.ehr, "fhir") | sources
+                stated = {**found.ehr, **stated}
+                flags += found.flags
+            record = file_record(film, job.film, stated, self.resident.fields)
+        except UserError as error:
+            self.home.queue.fail(job, _without_path(error, path))
+            return None
+        if job.kind == "what-if":  # exactly what is asked, nothing from the header
+            asked = {name: record.ehr[name] for name in stated if name in record.ehr}
+            record = replace(record, ehr=asked)
+        once = Once(film)
+        record = replace(record, pixels=once, flags=(*record.flags, *flags))
+        given = {name: sources.get(name, "header") for name in record.ehr}
+        return Taken(job=job, record=record, path=path, film=once, sources=given)
+
+    def _keep(self, one: Taken, outcome: Outcome, seconds: float) -> None:
+        queue, job = self.home.queue, one.job
+        if outcome.result is None and job.kind == "what-if":
+            queue.fail(job, f"it {outcome.refused}")
+            return
+        try:
+            pixels = one.film()
+        except UnreadableError as error:
+            queue.fail(job, error.reason)
+            return
+        digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+        conflict, twin = queue.earlier(job, digest) if job.kind == "film" else (False, None)
+        about = told(
+            outcome,
+            film=job.film,
+            size=pixels.shape,
+            record=entries(one.record.ehr, self.resident.fields, outcome.result, one.sources),
+            conflict=conflict,
+            seconds=seconds,
+        )
+        arrays: dict[Array, np.ndarray] = {}
+        if job.kind == "film":
+            arrays["film"] = shown(pixels)
+        if outcome.result is not None and outcome.result.map is not None:
+            arrays["map"] = outcome.result.map
+        if outcome.normal is not None:
+            arrays["normal"] = outcome.normal
+        objects = self._objects(one, outcome, pixels, conflict) if job.kind == "film" else {}
+        self.home.results.put(job.id, about, arrays, objects)
+        sent = self.deliver if objects and twin is None else ()
+        if queue.done(
+            job, summary(about), pixels=digest, conflict=conflict, twin=twin, deliver=sent
+        ):
+            self.home.audit.write(
+                "worker", "scored" if outcome.result else "refused", film=job.film, job=job.id
+            )
+        one.film.drop()
+
+    def _objects(
+        self, one: Taken, outcome: Outcome, pixels: Float[np.ndarray, "h w"], conflict: bool
+    ) -> dict[str, bytes]:
+        """The result as DICOM, where the film is one that says to which study it belongs."""
+        result = outcome.result
+        if result is None or one.path.suffix != DICOM:
+            return {}
+        from nofinding.clinical.objects import objects_of
+        from nofinding.clinical.source import read_source
+
+        if conflict:
+            result = replace(result, flags=(*result.flags, CONFLICT))
+        try:
+            made = objects_of(
+                read_source(one.path), pixels, result, segmentation=self.options.segmentation
+            )
+        except UserError:
+            return {}
+        files = {}
+        for each in made:
+            stream = io.BytesIO()
+            each.dataset.save_as(stream, enforce_file_format=True)
+            files[each.kind] = stream.getvalue()
+        return files
+
+
+def shown(pixels: Float[np.ndarray, "h w"]) -> UInt16[np.ndarray, "a b"]:
+    """The film as a viewer gets it: 16 bits, its longer side at most SHOWN pixels."""
+    high, wide = pixels.shape
+    scale = min(1.0, SHOWN / max(high, wide))
+    image = Image.fromarray(pixels.astype(np.float32))
+    if scale < 1:
+        size = (max(1, round(wide * scale)), max(1, round(high * scale)))
+        image = image.resize(size, Image.Resampling.BOX)
+    grey: UInt16[np.ndarray, "a b"] = (65535 * np.asarray(image).clip(0, 1)).round().astype("<u2")
+    return grey
+
+
+def _without_path(error: UserError, path: Path) -> str:
+    """What is wrong with a film, without the name of its file."""
+    if isinstance(error, UnreadableError):
+        return error.reason
+    return str(error).replace(str(path), "the film").replace(path.name, "the film")
+
+
+def run_worker(
+    options: ServiceOptions,
+    name: str,
+    make_lookup: Callable[[], Lookup | None],
+    deliver: Sequence[str],
+    link: Connection,
+) -> None:
+    """A worker's process: says over `link` when it has its model, and stops at whatever comes.
+
+    A pipe, not an event: one who is killed while he looks at an event holds its lock for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(max(1, options.threads))
+    home = Home(
+        options.home,
+        capacity=options.capacity,
+        lease=options.limit,
+        keep_free=round(options.keep_free * 2**30),
+    )
+    worker = Worker(home, options, name, lookup=make_lookup(), deliver=deliver)
+    link.send_bytes(b"ready")
+    while not link.poll(0 if worker.step() else POLL):
+        pass
+
+
+def _end_with_parent() -> None:
+    """Ends this process with the service's own, however that ends: nobody would stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,96 @@
+"""Workers that die or hang: they are replaced, and no film is lost or done twice."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nofinding.errors import UserError
+from nofinding.service.home import Home
+from nofinding.service.pool import Pool
+from serving import dicom_film, make_deadly, make_slow, options_for, send, small_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model") / "ae")
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> float:
+    """Seconds until it is so."""
+    begin = time.monotonic()
+    while not what():
+        assert time.monotonic() < begin + seconds, "it took too long"
+        time.sleep(0.02)
+    return time.monotonic() - begin
+
+
+def test_a_killed_worker_is_replaced_within_five_seconds(tmp_path: Path, model: Path) -> None:
+    options = options_for(tmp_path, model)
+    home = Home(options.home, keep_free=0)
+    with Pool(home, options) as pool:
+        pool.wait_ready()
+        (dead,) = pool.pids
+        os.kill(dead, signal.SIGKILL)
+        wait_for(lambda: pool.deaths == 1, 5)
+        assert wait_for(lambda: pool.ready == 1 and pool.pids != [dead], 20) < 5
+        job = send(home, dicom_film(tmp_path / "films", 0)).job
+        wait_for(lambda: home.queue.counts()["done"] == 1)
+    done = home.queue.get(job.id)
+    assert done is not None and done.tries == 1
+
+
+def test_the_film_that_kills_takes_no_other_with_it(tmp_path: Path, model: Path) -> None:
+    options = options_for(tmp_path, model)
+    home = Home(options.home, keep_free=0)
+    names = ("fine", "KILLS", "fine too")
+    films = [
+        dicom_film(tmp_path / "films", i, StudyDescription=name) for i, name in enumerate(names)
+    ]
+    jobs = [send(home, film).job for film in films]
+    with Pool(home, options, make_lookup=make_deadly) as pool:
+        wait_for(lambda: home.queue.counts()["waiting"] + home.queue.counts()["working"] == 0)
+        assert pool.deaths == 2
+    ended = [home.queue.get(job.id) for job in jobs]
+    assert [job and job.state for job in ended] == ["done", "failed", "done"]
+    assert ended[1] is not None and ended[1].why == "the worker died over it, twice"
+
+
+def test_a_worker_that_hangs_is_killed_and_its_film_tried_once_more(
+    tmp_path: Path, model: Path
+) -> None:
+    options = options_for(tmp_path, model, limit=2.0)
+    home = Home(options.home, keep_free=0, lease=2.0)
+    send(home, dicom_film(tmp_path / "films", 0, StudyDescription="HANGS"))
+    with Pool(home, options, make_lookup=make_slow) as pool:
+        wait_for(lambda: home.queue.counts()["failed"] == 1)
+        wait_for(lambda: pool.deaths == 2)
+        send(home, dicom_film(tmp_path / "films", 1))
+        wait_for(lambda: home.queue.counts()["done"] == 1)
+
+
+def test_at_its_end_the_pool_finishes_what_it_holds_or_puts_it_back(
+    tmp_path: Path, model: Path
+) -> None:
+    options = options_for(tmp_path, model)
+    home = Home(options.home, keep_free=0)
+    send(home, dicom_film(tmp_path / "films", 0, StudyDescription="HANGS"))
+    with Pool(home, options, make_lookup=make_slow, drain=0.5) as pool:
+        wait_for(lambda: home.queue.counts()["working"] == 1)
+        (worker,) = pool.pids
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 5
+    assert home.queue.counts()["waiting"] == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
+def test_without_a_model_the_pool_says_so_and_stops_trying(tmp_path: Path) -> None:
+    options = options_for(tmp_path, tmp_path / "no model")
+    home = Home(options.home, keep_free=0)
+    with Pool(home, options) as pool, pytest.raises(UserError, match="could load the model"):
+        pool.wait_ready()
+    assert pool.broken

@@ -1,0 +1,146 @@
+"""A worker: what is sent is scored as `score` does, kept whole, and named without the patient."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import RLELossless
+
+from nofinding.cli import main
+from nofinding.service.home import Home
+from nofinding.service.told import CONFLICT
+from nofinding.service.work import Found, Worker, shown
+from serving import dicom_film, options_for, send, small_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model") / "ae")
+
+
+@pytest.fixture
+def worker(tmp_path: Path, model: Path) -> Worker:
+    options = options_for(tmp_path, model)
+    return Worker(Home(options.home, keep_free=0), options, "w", deliver=("stow:http://archive",))
+
+
+def test_a_film_is_scored_as_on_the_command_line(
+    worker: Worker, tmp_path: Path, model: Path
+) -> None:
+    film = dicom_film(tmp_path / "films", 0)
+    home = worker.home
+    job = send(home, film, {"age": 63.0}).job
+    assert worker.step() == 1
+    done = home.queue.get(job.id)
+    assert done is not None and done.state == "done" and done.result is not None
+    renamed = film.rename(tmp_path / f"{job.film}.dcm")
+    out = tmp_path / "scores"
+    command = ["score", str(renamed), "--model", str(model), "--out", str(out)]
+    assert main([*command, "--ehr", "age=63"]) == 0
+    row = next(csv.DictReader(io.StringIO((out / "scores.csv").read_text())))
+    assert done.result["score"] == pytest.approx(float(row["score"]), rel=1e-5)
+    assert done.result["p_value"] == pytest.approx(float(row["p_value"]))
+    kept = home.results.array(job.id, "map")
+    np.testing.assert_allclose(kept, np.load(out / "maps" / f"{job.film}.npy"), atol=1e-6)
+    told = home.results.told(job.id)
+    assert told is not None and told["size"] == [64, 64] and "RESEARCH" in told["notice"].upper()
+    age = next(row for row in told["record"] if row["field"] == "age")
+    assert (age["value"], age["unit"], age["source"]) == (63.0, "a", "request")
+    assert sorted(home.results.objects(job.id)) == ["map", "picture", "report"]
+    assert home.queue.deliveries(job.id)[0]["target"] == "stow:http://archive"
+    report = dcmread(home.results.objects(job.id)["report"])
+    assert report.PatientID == "P-0"
+    plain = (home.folder / "results" / job.id / "result.json").read_text() + str(done.result)
+    assert "P-0" not in plain and "1.2.826" not in plain
+
+
+def test_the_same_pixels_sent_otherwise_are_one_result_and_others_a_conflict(
+    worker: Worker, tmp_path: Path
+) -> None:
+    home, film = worker.home, dicom_film(tmp_path / "films", 0)
+    first = send(home, film).job
+    assert not send(home, film).new
+    data = dcmread(film)
+    data.compress(RLELossless)
+    data.save_as(film)
+    again = send(home, film).job
+    data = dcmread(dicom_film(tmp_path / "films", 0))
+    data.PixelData = bytes(255 - value for value in data.PixelData)
+    data.save_as(film)
+    other = send(home, film).job
+    for _ in range(3):
+        assert worker.step() == 1  # two of one film are never worked on together
+    jobs = [home.queue.get(job.id) for job in (first, again, other)]
+    assert [job and job.state for job in jobs] == ["done"] * 3
+    assert jobs[1] is not None and jobs[1].twin == first.id and not jobs[1].conflict
+    assert jobs[0] is not None and jobs[1].result is not None and jobs[0].result is not None
+    assert jobs[1].result["score"] == jobs[0].result["score"]
+    assert not home.queue.deliveries(again.id) and home.queue.deliveries(other.id)
+    assert jobs[2] is not None and jobs[2].conflict and jobs[2].twin is None
+    told = home.results.told(other.id)
+    assert told is not None and CONFLICT in told["flags"]
+    assert [job.id for job in home.queue.listed(order="made")] == [first.id, other.id]
+
+
+def test_a_film_that_is_none_fails_and_stops_no_other(worker: Worker, tmp_path: Path) -> None:
+    home, good = worker.home, dicom_film(tmp_path / "films", 0)
+    bad = tmp_path / "bad.dcm"
+    bad.write_bytes(b"\0" * 128 + b"DICM" + b"CANARY" * 40)
+    jobs = [send(home, bad).job, send(home, good).job]
+    while worker.step():
+        pass
+    failed, done = (home.queue.get(job.id) for job in jobs)
+    assert failed is not None and failed.state == "failed" and done is not None
+    assert failed.why and "CANARY" not in failed.why and str(tmp_path) not in failed.why
+    assert failed.film not in failed.why
+    assert done.state == "done"
+
+
+def test_what_another_system_knows_fills_in_what_was_not_said(tmp_path: Path, model: Path) -> None:
+    options = options_for(tmp_path, model)
+    known = Found(ehr={"age": 40.0, "weight": 80.0}, flags=("record: 1 value of the future",))
+    worker = Worker(Home(options.home, keep_free=0), options, "w", lookup=lambda path: known)
+    job = send(worker.home, dicom_film(tmp_path / "films", 0), {"age": 63.0}).job
+    worker.step()
+    told = worker.home.results.told(job.id)
+    assert told is not None and known.flags[0] in told["flags"]
+    rows = {row["field"]: (row["value"], row["source"]) for row in told["record"]}
+    assert rows["age"] == (63.0, "request") and rows["weight"] == (80.0, "fhir")
+
+
+def test_a_full_disk_loses_no_job(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = worker.home
+    job = send(home, dicom_film(tmp_path / "films", 0)).job
+    monkeypatch.setattr("nofinding.service.work.time.sleep", lambda seconds: None)
+    with monkeypatch.context() as full:
+
+        def refuse(*_: object) -> None:
+            raise OSError(28, "no space left on the device")
+
+        full.setattr("nofinding.service.kept.write_durably", refuse)
+        worker.step()
+        waiting = home.queue.get(job.id)
+        assert waiting is not None and waiting.state == "waiting" and waiting.tries == 0
+        assert not list(home.results.folder.iterdir())
+    worker.step()
+    done = home.queue.get(job.id)
+    assert done is not None and done.state == "done"
+
+
+def test_a_large_film_is_shown_smaller_and_a_small_one_as_it_is() -> None:
+    assert shown(np.ones((3000, 1500), np.float32)).shape == (1024, 512)
+    small = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(shown(small), (small * 65535).round().astype(np.uint16))
+
+
+def test_the_home_is_for_its_owner_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home", keep_free=0)
+    assert (tmp_path / "home").stat().st_mode & 0o077 == 0
+    assert Home(tmp_path / "home", keep_free=0).key == home.key
+    assert json.dumps(home.pseudonym("film", "1.2.3")).count("1.2.3") == 0
