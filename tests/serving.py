@@ -1,7 +1,5 @@
 """A service's home with a small model and films to send, for the tests of the service."""
 
-import hashlib
-import json
 import os
 import signal
 import time
@@ -60,11 +58,8 @@ def options_for(tmp_path: Path, model: Path, **more: object) -> ServiceOptions:
 
 def send(home: Home, film: Path, record: Mapping[str, float] | None = None) -> Accepted:
     """Puts a file into the spool and the queue, as an intake does."""
-    data = film.read_bytes()
-    received = home.spool.put(film.name, data, film.suffix)
-    asked = dict(record or {})
-    digest = hashlib.sha256(received.digest.encode() + json.dumps(asked).encode()).hexdigest()
-    return home.queue.offer(received.film, digest, {"file": received.path.name, "record": asked})
+    received = home.spool.put(film.name, film.read_bytes(), film.suffix)
+    return home.offer(received, record or {})
 
 
 def slow(path: Path) -> Found:

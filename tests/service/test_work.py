@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,24 @@ def test_the_home_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert (tmp_path / "home").stat().st_mode & 0o077 == 0
     assert Home(tmp_path / "home", keep_free=0).key == home.key
     assert json.dumps(home.pseudonym("film", "1.2.3")).count("1.2.3") == 0
+
+
+def test_what_is_old_is_deleted_and_what_is_still_to_be_sent_is_not(
+    worker: Worker, tmp_path: Path
+) -> None:
+    home = worker.home
+    names = []
+    for number in range(3):
+        names.append(send(home, dicom_film(tmp_path / "films", number)).job.id)
+        worker.step()
+    for delivery in home.queue.due(1e12)[1:]:
+        home.queue.delivered(delivery)
+    send(home, dicom_film(tmp_path / "films", 3))
+    stray = home.spool.put("1.2.3", b"never became a job")
+    for file in home.spool.folder.iterdir():
+        os.utime(file, (0, 0))
+    assert home.sweep(keep_days=1) == 0 and not stray.path.exists()
+    assert len([*home.spool.folder.iterdir()]) == 4
+    assert home.sweep(keep_days=1e-9) == 2
+    assert len([*home.spool.folder.iterdir()]) == 2  # to be sent, and to be scored
+    assert [path.name for path in home.results.folder.iterdir()] == names[:1]

@@ -91,6 +91,13 @@ class Results:
         files = sorted((self.folder / job / "objects").glob("*.dcm"))
         return {file.stem: file for file in files if KIND.fullmatch(file.stem)}
 
+    def remove(self, job: str) -> None:
+        """Deletes a job's folder; first its name, so that no half of it is ever read."""
+        if JOB.fullmatch(job) and (self.folder / job).is_dir():
+            going = self.folder / f".{job}.{secrets.token_hex(4)}.tmp"
+            (self.folder / job).rename(going)
+            shutil.rmtree(going, ignore_errors=True)
+
     def _at(self, job: str, name: str) -> Path | None:
         file = self.folder / job / name
         return file if JOB.fullmatch(job) and file.is_file() else None

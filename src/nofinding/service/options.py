@@ -32,6 +32,8 @@ class ServiceOptions:
     """Films that may wait; further ones are turned away, to come again later."""
     keep_free: float = 1.0
     """GiB of the disk that are left alone: with less, films are turned away."""
+    keep_days: float = 0.0
+    """Delete films and results this many days after they were scored; 0: keep them."""
     segmentation: bool = False
     """Make a segmentation of the map above its threshold, too."""
     fields_file: Path | None = None
@@ -45,6 +47,7 @@ class ServiceOptions:
         for name, low, high in (
             ("workers", 0, 64), ("batch_size", 1, 256), ("wait", 0, 60), ("limit", 1, 3600),
             ("capacity", 1, 10_000_000), ("keep_free", 0, 1e6), ("threads", 0, 1024),
+            ("keep_days", 0, 36_500),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:

@@ -329,6 +329,26 @@ class Queue:
         )
         return [_job(row) for row in rows]
 
+    def forget(self, before: float, most: int = 500) -> list[Job]:
+        """Deletes films that ended before that time, with nothing left to send, and the what-ifs
+        of then; gives what they were."""
+        with self._changing() as db:
+            rows = db.execute(
+                "SELECT * FROM jobs WHERE state IN ('done', 'failed') AND changed < ? AND NOT "
+                "EXISTS (SELECT 1 FROM deliveries WHERE job = jobs.id AND state = 'waiting') "
+                "ORDER BY changed LIMIT ?",
+                [before, most],
+            ).fetchall()
+            for row in rows:
+                db.execute("DELETE FROM deliveries WHERE job = ?", [row["id"]])
+                db.execute("DELETE FROM jobs WHERE id = ?", [row["id"]])
+        return [_job(row) for row in rows]
+
+    def files(self) -> set[str]:
+        """The names of the files that jobs are about."""
+        rows = self._connection().execute("SELECT json_extract(payload, '$.file') FROM jobs")
+        return {row[0] for row in rows if row[0]}
+
     def due(self, now: float) -> list[Delivery]:
         """What is to be sent now, in seconds since 1970; the longest overdue first."""
         rows = self._connection().execute(

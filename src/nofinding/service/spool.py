@@ -11,9 +11,10 @@ from pathlib import Path
 from nofinding.errors import UserError
 from nofinding.service.durable import write_durably
 
-__all__ = ["Received", "Spool"]
+__all__ = ["LEFT_OVER", "Received", "Spool"]
 
-LEFT_OVER = 3600.0  # seconds after which a temporary file belongs to nobody
+LEFT_OVER = 3600.0
+"""Seconds after which a file that no job is about belongs to nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,87 @@
+"""What is to be sent arrives, however often the other side fails before."""
+
+from pathlib import Path
+
+import pytest
+
+from nofinding.errors import UserError
+from nofinding.service.home import Home
+from nofinding.service.outbox import MOST_TRIES, Outbox
+
+
+class Archive:
+    """A receiver that is down for as long as it is told."""
+
+    def __init__(self, down: int) -> None:
+        self.down, self.asked, self.got = down, 0, list[str]()
+
+    def __call__(self, home: Home, job: str, address: str) -> None:
+        self.asked += 1
+        if self.asked <= self.down:
+            raise UserError("the archive does not answer")
+        self.got.append(f"{address}/{job}")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home", keep_free=0)
+
+
+def sent_to(home: Home, target: str, films: int = 1) -> list[str]:
+    """The jobs, done and to be sent."""
+    names = []
+    for number in range(films):
+        home.queue.offer(f"film {number}", "d", {})
+        (job,) = home.queue.claim()
+        home.queue.done(job, {}, deliver=[target])
+        names.append(job.id)
+    return names
+
+
+def test_what_fails_is_sent_again_later_and_later(home: Home) -> None:
+    (job,) = sent_to(home, "stow:http://a")
+    archive, now = Archive(down=3), [0.0]
+    outbox = Outbox(home, {"stow": archive}, clock=lambda: now[0])
+    pauses = []
+    while not archive.got:
+        before = now[0]
+        outbox.step()
+        while not archive.got and not home.queue.due(now[0]):
+            now[0] += 1
+        pauses.append(now[0] - before)
+    assert archive.got == [f"http://a/{job}"] and archive.asked == 4
+    assert pauses[0] < pauses[1] < pauses[2] < 60
+    assert outbox.step() == 0 and home.queue.delivery_counts()["done"] == 1
+
+
+def test_an_archive_that_is_down_is_asked_once_and_not_for_every_film(home: Home) -> None:
+    sent_to(home, "stow:http://a", films=3)
+    archive = Archive(down=1)
+    outbox = Outbox(home, {"stow": archive}, clock=lambda: 0.0)
+    assert outbox.step() == 0 and archive.asked == 1
+    assert outbox.step() == 2  # the first of them waits for its time
+
+
+def test_in_the_end_it_is_given_up_and_said_so(home: Home) -> None:
+    (job,) = sent_to(home, "stow:http://a")
+    now = [0.0]
+    outbox = Outbox(home, {"stow": Archive(down=10**6)}, clock=lambda: now[0])
+    for _ in range(MOST_TRIES):
+        outbox.step()
+        now[0] += 5000
+    assert not home.queue.due(1e12)
+    (row,) = home.queue.deliveries(job)
+    assert (row["state"], row["tries"]) == ("failed", MOST_TRIES)
+    assert row["why"] == "the archive does not answer"
+
+
+def test_a_library_that_breaks_is_a_failure_like_others_and_says_nothing_of_the_film(
+    home: Home,
+) -> None:
+    (job,) = sent_to(home, "stow:http://a")
+
+    def breaks(home: Home, job: str, address: str) -> None:
+        raise ValueError("CANARY")
+
+    Outbox(home, {"stow": breaks}).step()
+    assert home.queue.deliveries(job)[0]["why"] == "ValueError"
