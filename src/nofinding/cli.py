@@ -46,6 +46,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding evaluate --scores DIR/scores.csv --films SOURCE:PATH --out REPORT
   nofinding bench --films SOURCE:PATH... --out BENCH         every method on the same films
   nofinding export FILE... --scores DIR --out DICOM          scores as DICOM: report, picture, map
+  nofinding listen --home HOME --accept TITLE...             films from scanners and archives
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
@@ -181,6 +182,23 @@ def _export_parser(method: str | None, preset: str | None) -> ArgumentParser:
     return parser
 
 
+def _listen_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run.exporting import need_clinical
+
+    need_clinical()
+    from nofinding.service.listening import ListenOptions
+
+    parser = _new("listen", _first_line(ListenOptions))
+    several = {
+        "accept": "titles of those who may send, one or more; nobody else is let in",
+        "peers": "whom results are sent to by C-STORE, TITLE@host:port, one or more",
+    }
+    parser.add_argument("--accept", nargs="+", type=str, required=True, help=several["accept"])
+    parser.add_argument("--peers", nargs="+", type=str, default=[], help=several["peers"])
+    _with_options(parser, ListenOptions, tuple(several))
+    return parser
+
+
 def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.run import ImportOptions
 
@@ -293,6 +311,12 @@ def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
     import_official(Path(parsed.checkpoint), _options(ImportOptions, parsed, ("checkpoint",)))
 
 
+def _listen(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.service.listening import ListenOptions, listen
+
+    listen(_options(ListenOptions, parsed, ()))
+
+
 def _cache(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import CacheOptions, cache_films
 
@@ -351,6 +375,7 @@ COMMANDS: dict[str, Command] = {
     "demo": (_demo, _demo_parser),
     "example": (_example, _example_parser),
     "export": (_export, _export_parser),
+    "listen": (_listen, _listen_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
     "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
     "recipes": (_recipes, _recipes_parser),

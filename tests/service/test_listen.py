@@ -22,6 +22,7 @@ from nofinding.sources.examples import Copy
 
 TAGS = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.2", "PatientID": "CANARY-7"}
 KEY = b"0123456789abcdef"
+HOME = Path("home")  # which these tests do not use
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def spool(tmp_path: Path) -> Spool:
 
 @pytest.fixture
 def listener(spool: Spool, arrived: list[Received]) -> Iterator[Listener]:
-    options = ListenOptions(port=0, accept=("SCANNER",), associations=3, seconds=5)
+    options = ListenOptions(port=0, home=HOME, accept=["SCANNER"], associations=3, seconds=5)
     with Listener(options, spool, arrived.append) as running:
         yield running
 
@@ -105,7 +106,7 @@ def test_a_full_disk_and_a_full_queue_are_told(
     def full(received: Received) -> None:
         raise RuntimeError("the queue is full")
 
-    options = ListenOptions(port=0, accept=("SCANNER",), seconds=5)
+    options = ListenOptions(port=0, home=HOME, accept=["SCANNER"], seconds=5)
     with Listener(options, spool, full) as running:
         assert send(running.port, film) == 0xA700
     roomy = Spool(tmp_path / "other", KEY, keep_free=2**62)
@@ -164,4 +165,4 @@ def test_left_overs_of_a_killed_process_are_cleared_and_not_what_is_being_writte
 )
 def test_options_that_cannot_be(changes: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        ListenOptions(**({"accept": ("A",)} | changes))  # type: ignore[arg-type]
+        ListenOptions(**({"home": HOME, "accept": ["A"]} | changes))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@
       film.npy             the film as it is shown, uint16, its longer side at most SHOWN
       map.npy, normal.npy  on the model's square, float32
       objects/KIND.dcm     report, picture, map, segmentation: these carry the patient's identity
+      objects/fhir.json    the same for a record system, if one is told
 
 Nothing but `objects` has a name, an id or a date of the patient.
 """
@@ -31,6 +32,10 @@ JOB = re.compile(r"[0-9a-f]{32}")
 KIND = re.compile(r"[a-z]{1,20}")
 SHOWN = 1024
 """Pixels of the longer side of the film that is shown."""
+
+
+def _name(kind: str) -> str:
+    return f"{kind}.json" if kind == "fhir" else f"{kind}.dcm"
 
 
 class Results:
@@ -61,7 +66,7 @@ class Results:
             if objects:
                 (building / "objects").mkdir(mode=0o700)
             for kind, data in objects.items():
-                write_durably(building / "objects" / f"{kind}.dcm", data)
+                write_durably(building / "objects" / _name(kind), data)
             final = self.folder / job
             if final.exists():
                 shutil.rmtree(final)
@@ -85,11 +90,16 @@ class Results:
         return None if file is None else np.load(file, allow_pickle=False)
 
     def objects(self, job: str) -> dict[str, Path]:
-        """The DICOM objects by their kind."""
+        """The objects by their kind: those of DICOM, and "fhir"."""
         if not JOB.fullmatch(job):
             return {}
-        files = sorted((self.folder / job / "objects").glob("*.dcm"))
-        return {file.stem: file for file in files if KIND.fullmatch(file.stem)}
+        files = sorted((self.folder / job / "objects").glob("*"))
+        return {f.stem: f for f in files if KIND.fullmatch(f.stem) and f.name == _name(f.stem)}
+
+    def bundle(self, job: str) -> dict[str, Any] | None:
+        """What a record system is told; None where it is told nothing."""
+        file = self._at(job, "objects/fhir.json")
+        return None if file is None else dict(json.loads(file.read_bytes()))
 
     def remove(self, job: str) -> None:
         """Deletes a job's folder; first its name, so that no half of it is ever read."""

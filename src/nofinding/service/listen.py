@@ -6,7 +6,7 @@ is. What is in it is found out later, in the killable child.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.uid import (
@@ -32,7 +32,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+from nofinding.clinical.send import require_title
 from nofinding.errors import UserError
+from nofinding.service.options import ServiceOptions
 from nofinding.service.spool import Received, Spool
 
 __all__ = ["ListenOptions", "Listener"]
@@ -50,26 +52,24 @@ LARGEST = 256 * 2**20  # bytes of an object
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListenOptions:
-    """Receives films from scanners and archives by DICOM C-STORE."""
+class ListenOptions(ServiceOptions):
+    """Receives films from scanners and archives by DICOM C-STORE, scores them, sends results."""
 
     port: int = 11112
     """Where it listens."""
     host: str = "127.0.0.1"
     """The address it listens at; 0.0.0.0 for all of the machine."""
-    title: str = "NOFINDING"
-    """Our application entity title."""
-    accept: tuple[str, ...] = ()
-    """Titles of those who may send; nobody else is let in. Empty: nobody."""
+    accept: list[str] = field(default_factory=list)
+    """Titles of those who may send, one or more; nobody else is let in."""
     associations: int = 16
     """How many may be connected at once; others are turned away for the moment."""
     seconds: float = 30.0
     """How long a silent partner is waited for."""
 
     def __post_init__(self) -> None:
-        for title in (self.title, *self.accept):
-            if not title.strip() or len(title) > 16 or not title.isascii() or "\\" in title:
-                raise UserError(f"application entity title {title!r}: 1 to 16 ASCII characters")
+        super().__post_init__()
+        for title in self.accept:
+            require_title(title, "--accept")
         if not self.accept:
             raise UserError("--accept is missing: name the titles of those who may send films")
         if not 1 <= self.associations <= 1024:

@@ -1,6 +1,6 @@
 """What every command of the service takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,27 @@ class ServiceOptions:
     """GiB of the disk that are left alone: with less, films are turned away."""
     keep_days: float = 0.0
     """Delete films and results this many days after they were scored; 0: keep them."""
+    record: str | None = None
+    """Base address of a FHIR server that is asked for the patients' records, http(s)://...; its
+    token is in the environment variable NOFINDING_FHIR_TOKEN."""
+    window: int = 90
+    """Days before the film within which a value of the record counts."""
+    patient_system: str | None = None
+    """The FHIR identifier system of the films' patient ids; default: any."""
+    zone: str | None = None
+    """Time zone of the films' clocks, such as Europe/Berlin; default: this machine's."""
+    peers: list[str] = field(default_factory=list)
+    """Whom results are sent to by C-STORE, TITLE@host:port, one or more."""
+    store: str | None = None
+    """DICOMweb address of an archive that results are stored in, https://..."""
+    login: Path | None = None
+    """File with the archive's token, or USER:PASSWORD; only its owner may read it."""
+    ca: Path | None = None
+    """File with the certificate that the archive's is signed by; default: the system's."""
+    report: str | None = None
+    """Base address of a FHIR server that results are posted to."""
+    title: str = "NOFINDING"
+    """Our application entity title."""
     segmentation: bool = False
     """Make a segmentation of the map above its threshold, too."""
     fields_file: Path | None = None

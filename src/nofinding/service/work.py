@@ -4,8 +4,10 @@ It is killed where it takes too long, and whatever kills it costs the films that
 try. It never waits for the network but for the record, and there only within a bound.
 """
 
+import contextlib
 import hashlib
 import io
+import json
 import logging
 import multiprocessing
 import os
@@ -176,22 +178,21 @@ class Worker:
         result = outcome.result
         if result is None or one.path.suffix != DICOM:
             return {}
+        from nofinding.clinical.fhir_result import result_bundle
         from nofinding.clinical.objects import objects_of
         from nofinding.clinical.source import read_source
 
         if conflict:
             result = replace(result, flags=(*result.flags, CONFLICT))
-        try:
-            made = objects_of(
-                read_source(one.path), pixels, result, segmentation=self.options.segmentation
-            )
-        except UserError:
-            return {}
-        files = {}
-        for each in made:
-            stream = io.BytesIO()
-            each.dataset.save_as(stream, enforce_file_format=True)
-            files[each.kind] = stream.getvalue()
+        files: dict[str, bytes] = {}
+        with contextlib.suppress(UserError):  # it says not whose it is, or to which study
+            film = read_source(one.path)
+            for each in objects_of(film, pixels, result, segmentation=self.options.segmentation):
+                stream = io.BytesIO()
+                each.dataset.save_as(stream, enforce_file_format=True)
+                files[each.kind] = stream.getvalue()
+            bundle = result_bundle(result, film, system=self.options.patient_system)
+            files["fhir"] = json.dumps(bundle).encode()
         return files
 
 

@@ -1,0 +1,94 @@
+"""Whom the service asks and tells: record systems, archives and peers, as its options name them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from nofinding.clinical.dicomweb import Archive
+from nofinding.clinical.fhir_client import Asking, record_or_flag, zone_of
+from nofinding.clinical.fhir_result import require_server, send_result
+from nofinding.clinical.outgoing import Outgoing, Refused, outgoing
+from nofinding.clinical.send import Peer, require_title, send
+from nofinding.clinical.source import read_source
+from nofinding.errors import UserError
+from nofinding.run.cohort import known_fields
+from nofinding.service.home import Home
+from nofinding.service.options import ServiceOptions
+from nofinding.service.outbox import Sender
+from nofinding.service.work import Found, Lookup
+
+__all__ = ["make_lookup", "senders", "targets"]
+
+
+def targets(options: ServiceOptions) -> list[str]:
+    """To whom every result goes, as the outbox names them. Raises UserError for an address that
+    cannot be one."""
+    require_title(options.title, "--title")
+    found = [f"dicom:{Peer.parse(peer, '--peers')}" for peer in options.peers]
+    if options.store is not None:
+        Archive(options.store, login=options.login, ca=options.ca, option="--store")
+        found.append(f"stow:{options.store}")
+    if options.report is not None:
+        require_server(options.report)
+        found.append(f"fhir:{options.report}")
+    return found
+
+
+def senders(options: ServiceOptions) -> Mapping[str, Sender]:
+    """How each kind of target is sent to."""
+    return {
+        "dicom": partial(_to_peer, options.title),
+        "stow": partial(_to_archive, options.login, options.ca),
+        "fhir": _to_fhir,
+    }
+
+
+def make_lookup(options: ServiceOptions) -> Callable[[], Lookup | None]:
+    """What a worker makes its lookup with. Raises UserError where the options are wrong."""
+    asking = None
+    if options.record is not None:
+        asking = Asking(
+            source=options.record,
+            window=options.window,
+            system=options.patient_system,
+            zone=zone_of(options.zone),
+        )
+    return partial(_lookup, asking, options.fields_file)
+
+
+def _lookup(asking: Asking | None, fields_file: Path | None) -> Lookup | None:
+    return None if asking is None else partial(_find, asking, fields_file)
+
+
+def _find(asking: Asking, fields_file: Path | None, film: Path) -> Found:
+    """The record of a film's patient; a film that says not whose it is has none."""
+    try:
+        found = record_or_flag(asking, read_source(film), known_fields(fields_file))
+    except UserError:
+        return Found(ehr={}, flags=("record: could not be asked for",))
+    return Found(ehr=found.ehr, flags=found.flags)
+
+
+def _objects(home: Home, job: str) -> list[Outgoing]:
+    return [outgoing(p) for p in home.results.objects(job).values() if p.suffix == ".dcm"]
+
+
+def _all_taken(refused: Sequence[Refused]) -> None:
+    """Raises UserError where an object was not."""
+    if refused:
+        raise UserError(f"{len(refused)} objects were not taken: {refused[0].why}")
+
+
+def _to_peer(title: str, home: Home, job: str, address: str) -> None:
+    _all_taken(send(_objects(home, job), Peer.parse(address), title=title))
+
+
+def _to_archive(login: Path | None, ca: Path | None, home: Home, job: str, address: str) -> None:
+    archive = Archive(address, login=login, ca=ca, option="--store")
+    _all_taken(archive.store(_objects(home, job)))
+
+
+def _to_fhir(home: Home, job: str, address: str) -> None:
+    bundle = home.results.bundle(job)
+    if bundle is not None:
+        send_result(address, bundle)
