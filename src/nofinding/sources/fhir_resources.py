@@ -6,7 +6,7 @@ the record of one (`clinical/fhir_record.py`).
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "objects",
     "patient_id",
     "printable",
+    "resources_in",
     "sex_of",
     "values_of",
 ]
@@ -138,3 +139,15 @@ def values_of(
         if field is not None:
             quantity = mapping(part.get("valueQuantity"))
             yield field, number_of(quantity), unit_of(quantity)
+
+
+def resources_in(content: Any, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The resources of these kinds: the content itself, or a Bundle's entries."""
+    if not isinstance(content, dict):
+        return
+    entries: Iterable[Any] = [content]
+    if content.get("resourceType") == "Bundle":
+        entries = [entry.get("resource") for entry in objects(content.get("entry"))]
+    for resource in entries:
+        if isinstance(resource, dict) and resource.get("resourceType") in kinds:
+            yield resource
