@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Limits:
     """Seconds before each further try where the server is busy; where it does not answer at all
     there is one further try, after the first of them."""
     page_bytes: int = 2**26
+    total_bytes: float = math.inf
+    """Of everything that is answered."""
     pages: int = 100_000
     """Of one search."""
 
@@ -113,6 +115,7 @@ class Server:
         self.address = re.sub(r"^(https?):/+", r"\1://", address).rstrip("/")
         self.limits = limits or Limits()
         self.until = time.monotonic() + self.limits.seconds
+        self.taken = 0  # bytes so far
         try:
             parts = urllib.parse.urlsplit(self.address)
         except ValueError:
@@ -164,6 +167,9 @@ class Server:
     def _bundle(self, request: urllib.request.Request) -> dict[str, Any]:
         text = self._answer(request)
         most = self.limits.page_bytes
+        self.taken += len(text)
+        if self.taken > self.limits.total_bytes:
+            raise self._error(f"sent more than {self.limits.total_bytes / 2**20:g} MiB")
         try:
             content = json.loads(text) if len(text) <= most else None
         except (ValueError, RecursionError):
@@ -205,6 +211,8 @@ class Server:
             while size <= self.limits.page_bytes and (piece := answer.read1(2**20)):
                 pieces.append(piece)
                 size += len(piece)
+            if size <= self.limits.page_bytes and answer.length:  # less than was announced
+                raise IncompleteRead(b"", answer.length)
         return b"".join(pieces)
 
 
