@@ -1,4 +1,4 @@
-"""A result as FHIR: valid by another's model of R4, one resource however often, and posted whole."""
+"""A result as FHIR: valid by another's model of R4, one resource however often, posted."""
 
 import json
 import time

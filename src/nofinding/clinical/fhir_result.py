@@ -17,9 +17,10 @@ from pydicom.dataset import Dataset
 from nofinding.clinical.fhir_patient import taken_of
 from nofinding.clinical.result import NOTICE, Result
 from nofinding.errors import UserError
-from nofinding.sources.fhir_server import FhirError, Limits, Server
+from nofinding.sources.fhir_server import FhirError, Limits, Server, is_address
 
-__all__ = ["CODES", "IMAGE", "MODELS", "RESULTS", "TAGS", "result_bundle", "send_result"]
+__all__ = ["CODES", "IMAGE", "MODELS", "RESULTS", "TAGS", "require_server", "result_bundle",
+           "send_result"]  # fmt: skip
 
 ROOT = "urn:oid:2.25.159568133049424855619239164690391937799"  # ours (ITU-T X.667)
 CODES, RESULTS, MODELS, TAGS, IMAGE = (f"{ROOT}.{number}" for number in range(1, 6))
@@ -191,6 +192,13 @@ def _report(result: Result, film: Dataset, about: Json, numbers: list[Json]) -> 
         order = {"type": _concept(f"{HL7}/v2-0203", "ACSN", "Accession ID"), "value": accession}
         report["basedOn"] = [{"type": "ServiceRequest", "identifier": order}]
     return report
+
+
+def require_server(base: str) -> None:
+    """Raises UserError where this is no address of a server, or the token cannot be sent there."""
+    if not is_address(re.sub(r"^fhir:", "", base)):
+        raise UserError(f"{base}: is no address of a FHIR server; give http(s)://...")
+    Server(re.sub(r"^fhir:", "", base))
 
 
 def send_result(base: str, bundle: Json, *, seconds: float = 30.0) -> None:

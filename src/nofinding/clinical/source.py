@@ -25,7 +25,7 @@ def read_told(path: Path) -> Dataset:
     some may be empty. Raises UserError where the file is none."""
     told = read_identity(path)
     if not told:
-        raise UserError(f"{path} is not a DICOM file; only such a film can have DICOM results")
+        raise UserError(f"{path} is not a DICOM file; only such a film says whose it is")
     film = Dataset()
     for tag, element in told.items():
         values = element.get("Value", [])
