@@ -1,6 +1,8 @@
 """The record of one film from FHIR resources: what is used, what is not, and what is said of it."""
 
+import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,6 +15,8 @@ from fhir_server import Resource, observation, patient
 from nofinding.clinical.fhir_patient import PatientKey, Taken, patient_of, taken_of
 from nofinding.clinical.fhir_record import FhirRecord, record_of
 from nofinding.data.ehr import FIELDS, EhrField
+from nofinding.sources.fhir_resources import PANELS
+from nofinding.sources.nearest import loinc_fields
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOON = datetime(2020, 6, 1, 12)
@@ -268,6 +272,15 @@ def test_fields_of_the_users_own() -> None:
     record = record_of([patient(), value, weight(60, "2020-06-01")], patient=KEY, taken=NOON,
                        window=9, fields={"creatinine": own}, zone=UTC)  # fmt: skip
     assert record == FhirRecord(ehr={"creatinine": 1.2}, used=(("creatinine", 0),))
+
+
+def test_the_codes_of_the_documentation_are_those_that_are_asked_for() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "clinical.md").read_text(encoding="utf-8")
+    table = page.split("| field | LOINC |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
+    told = {code: field for field, codes in rows for code in codes.split(", ")}
+    assert told == loinc_fields(FIELDS)
+    assert all(panel in page for panel in PANELS)
 
 
 def test_patient_and_time_of_a_header() -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,15 @@ import pytest
 from pydicom.dataset import Dataset
 
 from fhir_server import Fault, FhirServer, patient
-from nofinding.clinical.fhir_result import CODES, IMAGE, TAGS, result_bundle, send_result
+from nofinding.clinical.fhir_result import (
+    CODES,
+    IMAGE,
+    MODELS,
+    RESULTS,
+    TAGS,
+    result_bundle,
+    send_result,
+)
 from nofinding.clinical.result import NOTICE, Result
 from nofinding.errors import UserError
 from nofinding.sources.fhir_server import TOKEN, FhirError
@@ -120,6 +129,13 @@ def test_which_image_it_is_and_which_device() -> None:
     assert found["SCORE"]["device"]["reference"] == names["Device"]
     own = [entry["fullUrl"] for entry in bundle["entry"][1:3]]
     assert [one["reference"] for one in found["DiagnosticReport"]["result"]] == own
+
+
+def test_the_systems_of_the_documentation_are_ours() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "clinical.md").read_text(encoding="utf-8")
+    assert f"`{IMAGE}`" in page
+    for system, end in ((CODES, ".1"), (RESULTS, ".2"), (MODELS, ".3"), (TAGS, ".4")):
+        assert system == IMAGE[:-2] + end and f"`{end}`" in page
 
 
 def test_no_more_of_the_person_than_the_id() -> None:
