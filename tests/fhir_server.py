@@ -225,7 +225,7 @@ class _Answers(BaseHTTPRequestHandler):
         elif fault == "html":
             self._say(200, b"<html>")
         elif fault == "huge":
-            self._say(200, b'{"resourceType": "Bundle", "x": "' + b"x" * 2**24 + b'"}')
+            self._flood()
         elif fault == "outcome":
             self._say(200, {"resourceType": "Bundle", "type": "transaction-response",
                             "entry": [{"response": {"status": "409 Conflict"}}]})  # fmt: skip
@@ -240,6 +240,15 @@ class _Answers(BaseHTTPRequestHandler):
             while not self.server.ending.is_set():
                 self.wfile.write(b"x")
                 time.sleep(0.05)
+        except OSError:
+            pass
+
+    def _flood(self) -> None:
+        """A Bundle that never ends, as fast as it is read."""
+        self.wfile.write(b'HTTP/1.0 200 OK\r\n\r\n{"resourceType": "Bundle", "x": "')
+        try:
+            while not self.server.ending.is_set():
+                self.wfile.write(b"x" * 2**20)
         except OSError:
             pass
 

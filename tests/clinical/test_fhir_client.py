@@ -102,7 +102,15 @@ def test_a_folder_for_films_of_several_patients(tmp_path: Path) -> None:
     assert (one.ehr["weight"], two.ehr["weight"]) == (60, 80)
     assert "height" not in one.ehr and two.ehr["height"] == 170  # it was moved to the other
     assert one.flags == ("record: 1 value of other patients, not used",) and two.flags == ()
+    (alone,) = records_for(Asking(source=f"fhir:{tmp_path}"), films[:1], FIELDS)
+    assert alone == one
     assert three.flags == ("record: no patient of the record has the film's id",)
+
+
+def test_one_that_was_recorded_comes_before_one_that_is_made(server: FhirServer) -> None:
+    server.resources += [observation(KG, 70, "kg", "2020-05-31"),
+                         observation("39156-5", 31, "kg/m2", "2020-04-01")]  # fmt: skip
+    assert asked_for(server).ehr["bmi"] == 31
 
 
 def test_an_ambiguous_patient_is_nobody(server: FhirServer) -> None:
@@ -149,8 +157,7 @@ def test_a_server_that_fails_once_is_asked_again(server: FhirServer) -> None:
 def test_nobody_waits_for_those_who_were_given_up(server: FhirServer) -> None:
     before = threading.active_count()
     server.fault = "drip"
-    asked_for(server, seconds=0.3)
-    server.ending.set()
+    asked_for(server, seconds=0.3)  # and the server would go on for ever
     deadline = time.monotonic() + 3
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.02)
