@@ -14,10 +14,11 @@ import pytest
 from pydicom.dataset import Dataset
 
 from fhir_server import Fault, FhirServer, Resource, observation, patient
-from nofinding.clinical.fhir_client import Asking, record_or_flag, records_for, zone_of
+from nofinding.clinical.fhir_client import Asking, Finder, record_or_flag, records_for, zone_of
 from nofinding.clinical.fhir_record import FhirRecord
 from nofinding.data.ehr import FIELDS
 from nofinding.errors import UserError
+from nofinding.sources.examples import Copy
 from nofinding.sources.fhir_server import TOKEN, TOKEN_FILE, FhirError, Limits, Server
 
 SILENT = "record: the FHIR server did not answer"
@@ -229,6 +230,22 @@ def test_a_film_without_patient_or_date_asks_for_little(server: FhirServer) -> N
     assert server.asked == []
     assert record_or_flag(asking, film(StudyDate=""), FIELDS).ehr == {"sex": 0}
     assert len(server.asked) == 1
+
+
+def test_a_service_asks_film_by_film(
+    server: FhirServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Copy(root=tmp_path / "films", patients=8, seed=0, size=64)
+    tags = {"PatientID": "P-1", "StudyDate": "20200601", "StudyTime": "113000"}
+    path = copy.dicom("a.dcm", copy.film(0), **tags)
+    finder = Finder(asking=Asking(source=server.url, zone=zone_of("UTC")), fields=FIELDS)
+    assert pickle.loads(pickle.dumps(finder))(path).ehr["weight"] == 61
+    monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "gone"))
+    assert finder(path) == FhirRecord(flags=(UNUSABLE,))
+    with pytest.raises(UserError, match="cannot be read"):
+        Finder(asking=finder.asking, fields=FIELDS)
+    with pytest.raises(UserError, match="is not a DICOM file"):
+        finder(copy.picture("a.png", copy.film(0)))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from nofinding.clinical.fhir_patient import (
     taken_of,
 )
 from nofinding.clinical.fhir_record import FhirRecord, record_of
+from nofinding.clinical.source import read_told
 from nofinding.data.ehr import EhrField
 from nofinding.errors import UserError
 from nofinding.sources.fhir_reading import UNREADABLE, read_folder
@@ -40,7 +41,7 @@ from nofinding.sources.fhir_resources import (
 from nofinding.sources.fhir_server import FhirError, Limits, Server, escaped, is_address
 from nofinding.sources.nearest import loinc_fields
 
-__all__ = ["Asking", "ask_record", "record_or_flag", "records_for", "zone_of"]
+__all__ = ["Asking", "Finder", "ask_record", "record_or_flag", "records_for", "zone_of"]
 
 Fields: TypeAlias = Mapping[str, EhrField]
 NEAR = 2  # days before the study that are asked for first: of a patient in intensive care, the
@@ -169,6 +170,29 @@ def records_for(asking: Asking, films: Sequence[Dataset], fields: Fields) -> lis
                         fields=fields, zone=asking.zone)  # fmt: skip
         records.append(replace(one, flags=(*one.flags, *flags)))
     return records
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finder:
+    """Finds the record of a film's patient, for a service that asks film by film; picklable.
+
+    Raises UserError when it is made, where the address or the token cannot be one. Called, it
+    raises UserError for a file that is no DICOM film, and for nothing that the other side does.
+    """
+
+    asking: Asking
+    fields: Fields
+
+    def __post_init__(self) -> None:
+        if is_address(self.asking.place):
+            Server(self.asking.place)
+
+    def __call__(self, path: Path) -> FhirRecord:
+        film = read_told(path)
+        try:
+            return records_for(self.asking, [film], self.fields)[0]
+        except UserError:  # the folder is gone, or the file of the token
+            return FhirRecord(flags=(UNUSABLE,))
 
 
 def _from_folder(folder: Path, keys: Sequence[PatientKey]) -> tuple[list[list[Resource]], int]:

@@ -14,7 +14,7 @@ from nofinding.data.ehr import EhrField, parse, plausible
 from nofinding.errors import UserError
 from nofinding.types import Record, View
 
-__all__ = ["Known", "file_name", "file_records"]
+__all__ = ["Known", "file_name", "file_record", "file_records"]
 
 AGES = {"": None, "Y": "a", "M": "mo", "W": "wk", "D": "d"}  # some films leave the letter out
 HEADER = {  # DICOM keyword -> (field, unit that the standard gives it)
@@ -32,6 +32,9 @@ class Known(NamedTuple):
 
     ehr: Mapping[str, float]
     flags: tuple[str, ...]
+
+
+NOTHING = Known({}, ())
 
 
 def file_records(
@@ -52,27 +55,42 @@ def file_records(
     """
     stated = _pairs(ehr_pairs, fields)
     records: dict[str, Record] = {}
-    told = known or [Known({}, ())] * len(paths)
+    told = known or [NOTHING] * len(paths)
     for path, own in zip(map(Path, paths), told, strict=True):
         film = FilmFile(path)
         film.check()
         name = file_name(path, film)
         if name in records:
             raise UserError(f"{path}: another film is called {name!r} too; use table: for those")
-        written, unusable = _from_header(read_header(path), fields, stated)
-        ehr, flags = plausible({**written, **stated}, fields)
-        left = PRESSURES if PRESSURES & ehr.keys() else frozenset()  # a pair stays a pair
-        ehr = {**{name: v for name, v in own.ehr.items() if name not in left}, **ehr}
-        view = fields["view"].categories[int(ehr["view"])] if "view" in ehr else None
-        records[name] = Record(
-            image_id=name,
-            patient_id=name,
-            pixels=film,
-            ehr=ehr,
-            view=next((known for known in get_args(View) if known == view), None),
-            flags=(*unusable, *flags, *own.flags),
-        )
+        records[name] = file_record(film, name, stated, fields, own)
     return [*records.values()]
+
+
+def file_record(
+    film: FilmFile,
+    name: str,
+    stated: Mapping[str, float],
+    fields: Mapping[str, EhrField],
+    known: Known = NOTHING,
+) -> Record:
+    """The record of one file: what is `stated`, in the fields' units, before what its header says,
+    before what is `known` of the patient. Of the blood pressure both are known, or none.
+
+    Raises UserError where the file is absent or its header cannot be read.
+    """
+    written, unusable = _from_header(read_header(film.path), fields, stated)
+    ehr, flags = plausible({**written, **stated}, fields)
+    left = PRESSURES if PRESSURES & ehr.keys() else frozenset()
+    ehr = {**{name: value for name, value in known.ehr.items() if name not in left}, **ehr}
+    view = fields["view"].categories[int(ehr["view"])] if "view" in ehr else None
+    return Record(
+        image_id=name,
+        patient_id=name,
+        pixels=film,
+        ehr=ehr,
+        view=next((one for one in get_args(View) if one == view), None),
+        flags=(*unusable, *flags, *known.flags),
+    )
 
 
 def file_name(path: Path, film: FilmFile) -> str:
