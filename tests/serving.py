@@ -10,7 +10,8 @@ from nofinding.cli import main
 from nofinding.service.home import Home
 from nofinding.service.options import ServiceOptions
 from nofinding.service.queue import Accepted
-from nofinding.service.work import Found, Lookup
+from nofinding.service.work import Lookup
+from nofinding.sources.files import NOTHING, Known
 from nofinding.sources.examples import Copy
 
 PHANTOM = "phantom:train=12,val=8,test=0,abnormal=0,size=64"
@@ -62,18 +63,18 @@ def send(home: Home, film: Path, record: Mapping[str, float] | None = None) -> A
     return home.offer(received, record or {})
 
 
-def slow(path: Path) -> Found:
+def slow(path: Path) -> Known:
     """Hangs over one film for ever."""
     if b"HANGS" in path.read_bytes():
         time.sleep(1000)
-    return Found(ehr={})
+    return NOTHING
 
 
-def deadly(path: Path) -> Found:
+def deadly(path: Path) -> Known:
     """One film kills."""
     if b"KILLS" in path.read_bytes():
         os.kill(os.getpid(), signal.SIGKILL)
-    return Found(ehr={})
+    return NOTHING
 
 
 def make_slow() -> Lookup:

@@ -32,6 +32,7 @@ SWITCHES = (
     "--pictures",
     "--follow_links",
     "--segmentation",
+    "--fhir",
 )  # options that are true or false
 
 USAGE = """\

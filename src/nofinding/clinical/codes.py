@@ -2,6 +2,8 @@
 
 from highdicom.sr import CodedConcept
 
+from nofinding.clinical.result import NOTICE
+
 __all__ = [
     "ATTENTION",
     "CHEST",
@@ -17,7 +19,6 @@ __all__ = [
 ]
 
 SCHEME = "99NOFINDING"
-NOTICE = "RESEARCH USE ONLY - not a medical device, not for diagnosis"
 
 
 def _own(value: str, meaning: str) -> CodedConcept:

@@ -8,7 +8,9 @@ from jaxtyping import Float
 
 from nofinding.data.image import Aspect
 
-__all__ = ["Result", "on_the_film"]
+__all__ = ["NOTICE", "Result", "on_the_film"]
+
+NOTICE = "RESEARCH USE ONLY - not a medical device, not for diagnosis"
 
 
 @dataclass(frozen=True, kw_only=True)

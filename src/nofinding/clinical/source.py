@@ -11,7 +11,7 @@ from pydicom.valuerep import validate_value
 from nofinding.data.decode import read_identity
 from nofinding.errors import UserError
 
-__all__ = ["read_source", "spacing_of", "uid_of"]
+__all__ = ["read_source", "read_told", "spacing_of", "uid_of"]
 
 # What every object must have, if only empty (type 2, PS3.3 C.7.1.1 and C.7.2.1).
 EMPTY = (
@@ -20,12 +20,12 @@ EMPTY = (
 )
 
 
-def read_source(path: Path) -> Dataset:
-    """Patient, study, series and geometry of a DICOM film. Raises UserError where it is none, or
-    says not to which study it belongs."""
+def read_told(path: Path) -> Dataset:
+    """What a DICOM film says of its patient, study and geometry; of what every object must have
+    some may be empty. Raises UserError where the file is none."""
     told = read_identity(path)
     if not told:
-        raise UserError(f"{path} is not a DICOM file; only such a film can have DICOM results")
+        raise UserError(f"{path} is not a DICOM file; only such a film says whose it is")
     film = Dataset()
     for tag, element in told.items():
         values = element.get("Value", [])
@@ -34,6 +34,13 @@ def read_source(path: Path) -> Dataset:
     for keyword in EMPTY:
         if keyword not in film:
             setattr(film, keyword, None)
+    return film
+
+
+def read_source(path: Path) -> Dataset:
+    """As `read_told`, of a film that results can be about. Raises UserError where it is none, or
+    says not to which study it belongs."""
+    film = read_told(path)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         value = film.get(keyword)
         if not value or not UID(str(value)).is_valid:

@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nofinding import checkpoint
 from nofinding.data.decode import FilmFile
 from nofinding.errors import UserError
 from nofinding.run.progress import say, tracked
 from nofinding.sources.files import file_name
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
     from nofinding.clinical.result import Result
 
 __all__ = ["ExportOptions", "export", "need_clinical", "read_results"]
@@ -34,6 +37,12 @@ class ExportOptions:
     """Folder for the objects, STEM.report.dcm and so on; it must be empty, or not be there."""
     segmentation: bool = False
     """Write a segmentation of the map above its threshold, too."""
+    fhir: bool = False
+    """Write STEM.fhir.json, too: a FHIR R4 transaction with report, numbers and model."""
+    send_fhir: str | None = None
+    """Base address of a FHIR server that those transactions are posted to."""
+    patient_system: str | None = None
+    """Identifier system that the films' patient ids are of, for FHIR; default: none is stated."""
 
 
 def need_clinical() -> None:
@@ -47,30 +56,83 @@ def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
     before anything is written where one of them is no DICOM film or has no score."""
     need_clinical()
     from nofinding.clinical.objects import objects_of
-    from nofinding.clinical.source import read_source
 
     if not files:
         raise UserError("export: name the DICOM files that were scored")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UserError(f"--out {options.out}: is not an empty folder")
+    films = _films(files, options)
+    bundles = _bundles(films, options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for one in tracked(films, "writing DICOM"):
+        made = objects_of(one.header, one.film(), one.result, segmentation=options.segmentation)
+        for single in made:
+            path = options.out / f"{one.name}.{single.kind}.dcm"
+            single.dataset.save_as(path, enforce_file_format=True)
+            written.append(path)
+        if options.fhir:
+            path = options.out / f"{one.name}.fhir.json"
+            text = json.dumps(bundles[one.name], indent=1, allow_nan=False)
+            checkpoint.write_atomic(path, text.encode())
+            written.append(path)
+    say(f"{options.out}: {len(written)} objects of {len(films)} films; research use only")
+    if options.send_fhir is not None:
+        _send(options.send_fhir, [*bundles.values()])
+    return written
+
+
+class _Scored(NamedTuple):
+    name: str
+    film: FilmFile
+    header: "Dataset"
+    result: "Result"
+
+
+def _films(files: Sequence[str], options: ExportOptions) -> list[_Scored]:
+    """Each film with its header and its result. Raises UserError, naming the file."""
+    from nofinding.clinical.source import read_source
+
     results = read_results(options.scores)
-    sources = []
+    films = []
     for file in map(Path, files):
         film = FilmFile(file)
         film.check()
         name = file_name(file, film)
         if name not in results:
             raise UserError(f"{file}: {options.scores / 'scores.csv'} has no image_id {name!r}")
-        sources.append((name, film, read_source(file)))
-    options.out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, film, source in tracked(sources, "writing DICOM"):
-        for made in objects_of(source, film(), results[name], segmentation=options.segmentation):
-            path = options.out / f"{name}.{made.kind}.dcm"
-            made.dataset.save_as(path, enforce_file_format=True)
-            written.append(path)
-    say(f"{options.out}: {len(written)} objects of {len(sources)} films; research use only")
-    return written
+        films.append(_Scored(name, film, read_source(file), results[name]))
+    return films
+
+
+def _bundles(films: Sequence[_Scored], options: ExportOptions) -> dict[str, dict[str, Any]]:
+    """The FHIR of each film, where it is asked for. Raises UserError for a film that has no
+    patient id, and for an address that cannot be posted to."""
+    if not options.fhir and options.send_fhir is None:
+        return {}
+    from nofinding.clinical.fhir_result import require_server, result_bundle
+
+    if options.send_fhir is not None:
+        require_server(options.send_fhir)
+    made = {}
+    for one in films:
+        try:
+            made[one.name] = result_bundle(one.result, one.header, system=options.patient_system)
+        except UserError as error:
+            raise UserError(f"{one.film.path}: {error}") from None
+    return made
+
+
+def _send(address: str, bundles: Sequence[dict[str, Any]]) -> None:
+    from nofinding.clinical.fhir_result import send_result
+
+    for number, bundle in enumerate(tracked(bundles, "sending FHIR")):
+        try:
+            send_result(address, bundle)
+        except UserError as error:
+            raise UserError(f"{error}; {number} of {len(bundles)} results were sent, the files are "
+                            "written") from None  # fmt: skip
+    say(f"{len(bundles)} results sent")
 
 
 def read_results(folder: Path) -> Mapping[str, "Result"]:

@@ -24,10 +24,11 @@ from nofinding.run.fitting import to_device
 from nofinding.run.gating import Gatekeeper
 from nofinding.run.model import Model, load_model, with_rule
 from nofinding.run.parity import FILMS, Parity, parity_of, use_runtime
+from nofinding.run.recording import known_of, require_fits
 from nofinding.run.score_options import ScoreOptions
 from nofinding.run.shipped import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
 from nofinding.runtime import Runtime
-from nofinding.sources.files import file_records
+from nofinding.sources.files import Known, file_records
 from nofinding.types import Record
 
 __all__ = ["Job", "about_run", "prepare", "shown"]
@@ -136,12 +137,16 @@ def prepare(files: Sequence[str], options: ScoreOptions) -> Job:
         raise UserError(f"--batch_size {options.batch_size}: give 1 or more")
     if bool(files) == bool(options.films):
         raise UserError("name either films with --films SOURCE:PATH or single FILEs")
-    name = options.model if options.model != AUTO else _shipped_name(files, options)
+    require_fits(files, options)
+    auto = options.model == AUTO
+    known = known_of(files, options, known_fields(options.fields_file)) if auto else []
+    name = _shipped_name(files, options, known) if auto else options.model
     folder = model_folder(name)
     model = with_rule(load_model(folder), options.rule, options.steps)
     runtime = _runtime(options, model)
     fields = _fields(options, model)
-    films, source, phantom = _films(files, options, model, fields)
+    known = known if auto else known_of(files, options, fields)
+    films, source, phantom = _films(files, options, model, fields, known)
     gatekeeper = Gatekeeper(model, folder, options.gate, options.gate_from)
     if is_torchelastic_launched() and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -173,11 +178,11 @@ def shown(model: str) -> str:
     return model if model in SHIPPED else Path(model).name
 
 
-def _shipped_name(files: Sequence[str], options: ScoreOptions) -> str:
+def _shipped_name(files: Sequence[str], options: ScoreOptions, known: Sequence[Known]) -> str:
     """The shipped model that these films' ages ask for."""
     fields = known_fields(options.fields_file)
     if files:
-        return shipped_for(file_records(files, options.ehr, fields))
+        return shipped_for(file_records(files, options.ehr, fields, known))
     records = Cohort(options.films, fields, look=False).records
     return shipped_for(r for r in records if options.split in (None, r.split))
 
@@ -196,13 +201,17 @@ def _fields(options: ScoreOptions, model: Model) -> dict[str, EhrField]:
 
 
 def _films(
-    files: Sequence[str], options: ScoreOptions, model: Model, fields: dict[str, EhrField]
+    files: Sequence[str],
+    options: ScoreOptions,
+    model: Model,
+    fields: dict[str, EhrField],
+    known: Sequence[Known],
 ) -> tuple[Chosen, str, bool]:
     """The films to score, what their source is called, and whether phantoms are among them."""
     if files:
         if options.split is not None:
             raise UserError("--split goes with --films; single FILEs have none")
-        return Chosen(file_records(files, options.ehr, fields)), "files", False
+        return Chosen(file_records(files, options.ehr, fields, known)), "files", False
     if options.ehr:
         raise UserError("--ehr goes with single FILEs; a source has records of its own")
     cohort = Cohort(options.films, fields, look=options.unreadable == "stop")
@@ -240,6 +249,9 @@ def about_run(model: Model, n: int, options: ScoreOptions, source: str) -> dict[
         "image_size": detector.image_size,
         "aspect": meta["aspect"],
         "source": source,
+        "record": None
+        if options.record is None
+        else {"window": options.window, "zone": options.zone},
         "split": options.split,
         "n": n,
         "batch_size": options.batch_size,

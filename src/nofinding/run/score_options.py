@@ -25,6 +25,15 @@ class ScoreOptions:
     """Films and records, SOURCE:PATH; or name single FILEs instead."""
     ehr: list[str] = field(default_factory=list)
     """For single FILEs, what is known of the patient: age=63 sex=M view=PA "weight=180 lb"."""
+    record: str | None = None
+    """For single DICOM FILEs: a FHIR server's base address, or a folder of FHIR files (fhir:URL,
+    fhir:FOLDER), which fills in what neither --ehr nor the header says (docs/clinical.md)."""
+    window: int = 90
+    """A value of --record counts if it was taken at most this many days before the study."""
+    zone: str | None = None
+    """Time zone of the films' clocks, Europe/Berlin for example; default: this machine's."""
+    patient_system: str | None = None
+    """Identifier system that the films' patient ids are of in --record; default: any."""
     split: Literal["train", "val", "test"] | None = None
     """Only this part of the source."""
     seed: int = 0

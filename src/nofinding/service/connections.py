@@ -5,17 +5,16 @@ from functools import partial
 from pathlib import Path
 
 from nofinding.clinical.dicomweb import Archive
-from nofinding.clinical.fhir_client import Asking, record_or_flag, zone_of
+from nofinding.clinical.fhir_client import Asking, Finder, zone_of
 from nofinding.clinical.fhir_result import require_server, send_result
 from nofinding.clinical.outgoing import Outgoing, Refused, outgoing
 from nofinding.clinical.send import Peer, require_title, send
-from nofinding.clinical.source import read_source
 from nofinding.errors import UserError
 from nofinding.run.cohort import known_fields
 from nofinding.service.home import Home
 from nofinding.service.options import ServiceOptions
 from nofinding.service.outbox import Sender
-from nofinding.service.work import Found, Lookup
+from nofinding.service.work import Lookup
 
 __all__ = ["make_lookup", "senders", "targets"]
 
@@ -45,7 +44,7 @@ def senders(options: ServiceOptions) -> Mapping[str, Sender]:
 
 def make_lookup(options: ServiceOptions) -> Callable[[], Lookup | None]:
     """What a worker makes its lookup with. Raises UserError where the options are wrong."""
-    asking = None
+    finder = None
     if options.record is not None:
         asking = Asking(
             source=options.record,
@@ -53,20 +52,12 @@ def make_lookup(options: ServiceOptions) -> Callable[[], Lookup | None]:
             system=options.patient_system,
             zone=zone_of(options.zone),
         )
-    return partial(_lookup, asking, options.fields_file)
+        finder = Finder(asking, known_fields(options.fields_file))
+    return partial(_lookup, finder)
 
 
-def _lookup(asking: Asking | None, fields_file: Path | None) -> Lookup | None:
-    return None if asking is None else partial(_find, asking, fields_file)
-
-
-def _find(asking: Asking, fields_file: Path | None, film: Path) -> Found:
-    """The record of a film's patient; a film that says not whose it is has none."""
-    try:
-        found = record_or_flag(asking, read_source(film), known_fields(fields_file))
-    except UserError:
-        return Found(ehr={}, flags=("record: could not be asked for",))
-    return Found(ehr=found.ehr, flags=found.flags)
+def _lookup(finder: Finder | None) -> Lookup | None:
+    return finder
 
 
 def _objects(home: Home, job: str) -> list[Outgoing]:

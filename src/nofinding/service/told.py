@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nofinding.clinical.codes import NOTICE
-from nofinding.clinical.result import Result
+from nofinding.clinical.result import NOTICE, Result
 from nofinding.data.ehr import EhrField
 from nofinding.run.resident import Outcome
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from nofinding.service.kept import SHOWN, Array
 from nofinding.service.options import ServiceOptions
 from nofinding.service.queue import Job
 from nofinding.service.told import CONFLICT, entries, summary, told
-from nofinding.sources.files import file_record
+from nofinding.sources.files import Known, file_record
 from nofinding.types import Record
 
 __all__ = ["Found", "Lookup", "Worker", "run_worker"]
@@ -44,17 +44,21 @@ POLL = 0.05  # seconds between looks at an empty queue
 DICOM = ".dcm"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
+class Found(Protocol):
     """What another system knows of a patient."""
 
-    ehr: Mapping[str, float]
-    """In the fields' units."""
-    flags: tuple[str, ...] = ()
+    @property
+    def ehr(self) -> Mapping[str, float]:
+        """In the fields' units."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What was not used, and why."""
 
 
 Lookup: TypeAlias = Callable[[Path], Found]
-"""Finds the record of a DICOM film's patient. Never raises for what the other side does."""
+"""Finds the record of a DICOM film's patient. Raises UserError for a file that is none, and for
+nothing that the other side does."""
 
 
 @dataclass(kw_only=True)
@@ -114,14 +118,12 @@ class Worker:
         try:
             film.check()
             stated = {name: float(value) for name, value in payload["record"].items()}
-            sources = dict.fromkeys(stated, "request")
-            flags: tuple[str, ...] = tuple(payload.get("flags", ()))
+            record = file_record(film, job.film, stated, self.resident.fields)
+            sources = {name: "request" if name in stated else "header" for name in record.ehr}
             if self.lookup is not None and path.suffix == DICOM and job.kind == "film":
                 found = self.lookup(path)
-                sources = dict.fromkeys(found.ehr, "fhir") | sources
-                stated = {**found.ehr, **stated}
-                flags += found.flags
-            record = file_record(film, job.film, stated, self.resident.fields)
+                known = Known(found.ehr, found.flags)
+                record = file_record(film, job.film, stated, self.resident.fields, known)
         except UserError as error:
             self.home.queue.fail(job, _without_path(error, path))
             return None
@@ -129,8 +131,8 @@ class Worker:
             asked = {name: record.ehr[name] for name in stated if name in record.ehr}
             record = replace(record, ehr=asked)
         once = Once(film)
-        record = replace(record, pixels=once, flags=(*record.flags, *flags))
-        given = {name: sources.get(name, "header") for name in record.ehr}
+        record = replace(record, pixels=once, flags=(*record.flags, *payload.get("flags", ())))
+        given = {name: sources.get(name, "fhir") for name in record.ehr}
         return Taken(job=job, record=record, path=path, film=once, sources=given)
 
     def _keep(self, one: Taken, outcome: Outcome, seconds: float) -> None:

@@ -5,10 +5,9 @@ the films lie; films.csv (patient, path, taken, ...) stands in for those. The re
 from a server, `--record http...`, which is asked for the patients of the films alone.
 """
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,22 @@ from typing import Any
 import pyarrow as pa
 
 from nofinding.data.ehr import FIELDS
-from nofinding.data.units import SPELLINGS
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.fhir_reading import is_address, read_folder, read_server
+from nofinding.sources.fhir_resources import (
+    MADE,
+    PANELS,
+    birth_date,
+    clock_time,
+    identifiers,
+    mapping,
+    objects,
+    patient_id,
+    printable,
+    sex_of,
+    values_of,
+)
 from nofinding.sources.film_list import take_film_list
 from nofinding.sources.headers import drop_raw_twins, read_headers
 from nofinding.sources.nearest import (
@@ -36,9 +47,6 @@ from nofinding.sources.publisher import Publisher
 
 __all__ = ["FHIR", "take_fhir"]
 
-LOINC, UCUM = "http://loinc.org", "http://unitsofmeasure.org"
-PANELS = ("85354-9", "55284-4")  # of the blood pressure, whose components have codes of their own
-MADE = frozenset({"final", "amended", "corrected", "preliminary"})
 VIEWS = {"399348003": "AP", "272479007": "PA", "R-10206": "AP", "R-40888": "PA", "AP": "AP",
          "PA": "PA"}  # fmt: skip
 ROWS = 20_000  # that are in Python's memory at a time
@@ -52,82 +60,12 @@ TYPES = {"made": "TIMESTAMP", "taken": "TIMESTAMP", "number": "DOUBLE", "good": 
          "born": "DATE"}  # fmt: skip
 
 
-def _list(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list; nothing where it is none."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str | None:
-    """A text without what does not print, half characters among it."""
-    if not isinstance(value, str):
-        return None
-    return "".join(c for c in value[:256] if c.isprintable()).strip() or None
-
-
-def _born(value: Any) -> datetime | None:
-    """A birth date; the middle of the month or of the year where that is all that is known."""
-    parts = re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", str(value))
-    if parts is None:
-        return None
-    year, month, day = parts.groups()
-    return _moment(f"{year}-{month or '07'}-{day or ('15' if month else '01')}")
-
-
-def _moment(value: Any) -> datetime | None:
-    """A time as it stood on the clock there; None for a year or a month alone."""
-    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value):
-        return None
-    try:
-        return datetime.fromisoformat(value.strip()).replace(tzinfo=None)
-    except ValueError:
-        return None
-
-
-def _patient(reference: Any) -> str | None:
-    """The id in "Patient/1", "http://server/fhir/Patient/1/_history/2", "urn:uuid:1"."""
-    text = _text(_dict(reference).get("reference"))
-    if text is None:
-        return None
-    found = re.search(r"(?:^|/)Patient/([^/?]+)(?:/_history/.*)?$|^urn:(?:uuid|oid):(.+)$", text)
-    return (found[1] or found[2]) if found else None
-
-
-def _unit(quantity: dict[str, Any]) -> str | None:
-    """Its UCUM code, without {annotations}, or else the unit as it is shown."""
-    code = quantity.get("code") if quantity.get("system") == UCUM else None
-    unit = _text(code) or _text(quantity.get("unit"))
-    if unit is None or unit.lower() in SPELLINGS:
-        return unit
-    return re.sub(r"\{[^}]*\}", "", unit) or unit
-
-
-def _number(quantity: dict[str, Any]) -> float | None:
-    """Its value; None where it is a bound ("<"), or no finite number."""
-    value = quantity.get("value")
-    if quantity.get("comparator") or isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def _codes(concept: Any, system: str) -> Iterator[str]:
-    for coding in _list(_dict(concept).get("coding")):
-        if coding.get("system") == system and isinstance(coding.get("code"), str):
-            yield coding["code"]
-
-
 class _Rows:
     """What the resources say, gathered into the tables TABLES."""
 
     def __init__(self, assembly: Assembly, counts: Counter[str]) -> None:
         self.assembly, self.counts = assembly, counts
-        self.fields = loinc_fields(assembly)
+        self.fields = loinc_fields(assembly.fields)
         self.waiting: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
         for table, columns in TABLES.items():
             typed = ", ".join(f"{name} {TYPES.get(name, 'VARCHAR')}" for name in columns)
@@ -158,41 +96,35 @@ class _Rows:
         self.assembly.run_with(pa.table(columns), f"INSERT INTO {table} SELECT * FROM chunk")
 
     def _patient(self, one: dict[str, Any]) -> None:
-        if (own := _text(one.get("id"))) is None:
+        if (own := printable(one.get("id"))) is None:
             return
-        sex = {"male": "M", "female": "F"}.get(str(one.get("gender")))
-        self.waiting["fhir_patients"].append((own, sex, _born(one.get("birthDate"))))
-        names = {own, *(_text(i.get("value")) for i in _list(one.get("identifier")))} - {None}
-        self.waiting["fhir_names"] += [(own, name) for name in sorted(map(str, names))]
+        self.waiting["fhir_patients"].append((own, sex_of(one), birth_date(one.get("birthDate"))))
+        names = {own, *(value for _, value in identifiers(one))}
+        self.waiting["fhir_names"] += [(own, name) for name in sorted(names)]
 
     def _observation(self, one: dict[str, Any]) -> None:
         """Its own value and those of its components, each by its code."""
-        period = _dict(one.get("effectivePeriod"))
-        made = next(filter(None, map(_moment, (
+        period = mapping(one.get("effectivePeriod"))
+        made = next(filter(None, map(clock_time, (
             one.get("effectiveDateTime"), one.get("effectiveInstant"), period.get("start"),
             period.get("end"),
         ))), None)  # fmt: skip
-        head = (_text(one.get("id")), _text(_dict(one.get("meta")).get("lastUpdated")),
-                str(one.get("status")) in MADE, _patient(one.get("subject")))  # fmt: skip
-        for part in (one, *_list(one.get("component"))):
-            field = next(filter(None, map(self.fields.get, _codes(part.get("code"), LOINC))), None)
-            if field is not None:
-                quantity = _dict(part.get("valueQuantity"))
-                self.waiting["fhir_values"].append(
-                    (*head, field, made, _number(quantity), _unit(quantity))
-                )
+        head = (printable(one.get("id")), printable(mapping(one.get("meta")).get("lastUpdated")),
+                str(one.get("status")) in MADE, patient_id(one.get("subject")))  # fmt: skip
+        for field, number, unit in values_of(one, self.fields):
+            self.waiting["fhir_values"].append((*head, field, made, number, unit))
 
     def _media(self, one: dict[str, Any]) -> None:
-        coded = [c.get("code") for c in _list(_dict(one.get("view")).get("coding"))]
+        coded = [c.get("code") for c in objects(mapping(one.get("view")).get("coding"))]
         view = next((VIEWS[c] for c in coded if isinstance(c, str) and c in VIEWS), None)
-        period = _dict(one.get("createdPeriod"))
-        taken = _moment(one.get("createdDateTime")) or _moment(period.get("start"))
-        self._film(one, _dict(one.get("content")), taken, view, one.get("status") == "completed")
+        period = mapping(one.get("createdPeriod"))
+        taken = clock_time(one.get("createdDateTime")) or clock_time(period.get("start"))
+        self._film(one, mapping(one.get("content")), taken, view, one.get("status") == "completed")
 
     def _document(self, one: dict[str, Any]) -> None:
-        for content in _list(one.get("content")):
-            attachment = _dict(content.get("attachment"))
-            taken = _moment(attachment.get("creation")) or _moment(one.get("date"))
+        for content in objects(one.get("content")):
+            attachment = mapping(content.get("attachment"))
+            taken = clock_time(attachment.get("creation")) or clock_time(one.get("date"))
             self._film(one, attachment, taken, None, one.get("status") == "current")
 
     def _film(
@@ -203,11 +135,13 @@ class _Rows:
         if kind not in ("application/dicom", "image/png", "image/jpeg"):
             self.counts["Media and documents that are neither DICOM, PNG nor JPEG"] += 1
             return
-        url = _text(attachment.get("url"))
+        url = printable(attachment.get("url"))
         local = (
             re.sub(r"^file://", "", url) if url and not re.match(r"(?!file:)\w+:", url) else None
         )
-        self.waiting["fhir_media"].append((_patient(one.get("subject")), taken, local, view, good))
+        self.waiting["fhir_media"].append(
+            (patient_id(one.get("subject")), taken, local, view, good)
+        )
 
 
 def take_fhir(assembly: Assembly, text: str, asked: str, by: str) -> None:

@@ -1,19 +1,20 @@
 """Records for single films named on the command line, with `--ehr key=value` for all of them.
 
-A DICOM file's header fills in age, sex, view, height and weight where `--ehr` says nothing.
+A DICOM file's header fills in age, sex, view, height and weight where `--ehr` says nothing, and
+a hospital's record what neither says.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from nofinding.data.decode import FilmFile, read_header
 from nofinding.data.ehr import EhrField, parse, plausible
 from nofinding.errors import UserError
 from nofinding.types import Record, View
 
-__all__ = ["file_name", "file_record", "file_records"]
+__all__ = ["NOTHING", "Known", "file_name", "file_record", "file_records"]
 
 AGES = {"": None, "Y": "a", "M": "mo", "W": "wk", "D": "d"}  # some films leave the letter out
 HEADER = {  # DICOM keyword -> (field, unit that the standard gives it)
@@ -22,13 +23,29 @@ HEADER = {  # DICOM keyword -> (field, unit that the standard gives it)
     "PatientSize": ("height", "m"),
     "PatientWeight": ("weight", "kg"),
 }
+PRESSURES = frozenset({"systolic", "diastolic"})  # one of which alone means little
 UID = re.compile(r"[0-2](\.\d+){3,}", re.ASCII)
 
 
+class Known(NamedTuple):
+    """What a hospital's record says of the patient of one film, all of it plausible."""
+
+    ehr: Mapping[str, float]
+    flags: tuple[str, ...]
+
+
+NOTHING = Known({}, ())
+"""What is known of somebody of whom nobody was asked."""
+
+
 def file_records(
-    paths: Sequence[str | Path], ehr_pairs: Sequence[str], fields: Mapping[str, EhrField]
+    paths: Sequence[str | Path],
+    ehr_pairs: Sequence[str],
+    fields: Mapping[str, EhrField],
+    known: Sequence[Known] = (),
 ) -> list[Record]:
-    """One record a file, unlabelled. A pair is "age=63", "sex=M", "weight=180 lb", ...
+    """One record a file, unlabelled. A pair is "age=63", "sex=M", "weight=180 lb", ...; `known` is
+    empty, or has an entry a file.
 
     image_id is the file's name without ending. A name that is a DICOM UID, which must not
     go into an output, is replaced by "film-" and 12 digits of the file's SHA-256.
@@ -39,33 +56,41 @@ def file_records(
     """
     stated = _pairs(ehr_pairs, fields)
     records: dict[str, Record] = {}
-    for path in map(Path, paths):
+    told = known or [NOTHING] * len(paths)
+    for path, own in zip(map(Path, paths), told, strict=True):
         film = FilmFile(path)
         film.check()
         name = file_name(path, film)
         if name in records:
             raise UserError(f"{path}: another film is called {name!r} too; use table: for those")
-        records[name] = file_record(film, name, stated, fields)
+        records[name] = file_record(film, name, stated, fields, own)
     return [*records.values()]
 
 
 def file_record(
-    film: FilmFile, name: str, stated: Mapping[str, float], fields: Mapping[str, EhrField]
+    film: FilmFile,
+    name: str,
+    stated: Mapping[str, float],
+    fields: Mapping[str, EhrField],
+    known: Known = NOTHING,
 ) -> Record:
-    """The record of one file: what is `stated`, in the fields' units, before what its header says.
+    """The record of one file: what is `stated`, in the fields' units, before what its header says,
+    before what is `known` of the patient. Of the blood pressure both are known, or none.
 
     Raises UserError where the file is absent or its header cannot be read.
     """
     written, unusable = _from_header(read_header(film.path), fields, stated)
     ehr, flags = plausible({**written, **stated}, fields)
+    left = PRESSURES if PRESSURES & ehr.keys() else frozenset()
+    ehr = {**{name: value for name, value in known.ehr.items() if name not in left}, **ehr}
     view = fields["view"].categories[int(ehr["view"])] if "view" in ehr else None
     return Record(
         image_id=name,
         patient_id=name,
         pixels=film,
         ehr=ehr,
-        view=next((known for known in get_args(View) if known == view), None),
-        flags=(*unusable, *flags),
+        view=next((one for one in get_args(View) if one == view), None),
+        flags=(*unusable, *flags, *known.flags),
     )
 
 

@@ -7,6 +7,8 @@ that no living patient could have; values at one time are one, their median; and
 the nearest by whole days counts, then the nearest by the clock, then the earlier.
 """
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 from nofinding.data.ehr import EhrField, convert
@@ -36,18 +38,18 @@ def start_record(assembly: Assembly) -> None:
         assembly.run(f"CREATE OR REPLACE TABLE {table} ({columns})")
 
 
-def loinc_fields(assembly: Assembly) -> dict[str, str]:
+def loinc_fields(fields: Mapping[str, EhrField]) -> dict[str, str]:
     """The numeric field of each LOINC code that means one; age is told by the date of birth."""
     codes: dict[str, str] = {}
-    for field in _numeric(assembly):
+    for field in _numeric(fields):
         for code in (field.loinc, *LOINC_ALSO.get(field.name, ())):
             if code:
                 codes.setdefault(code, field.name)
     return codes
 
 
-def _numeric(assembly: Assembly) -> list[EhrField]:
-    return [f for f in assembly.fields.values() if f.kind == "numeric" and f.name != "age"]
+def _numeric(fields: Mapping[str, EhrField]) -> list[EhrField]:
+    return [f for f in fields.values() if f.kind == "numeric" and f.name != "age"]
 
 
 def only_of_films(assembly: Assembly) -> None:
@@ -182,7 +184,7 @@ def take_nearest(assembly: Assembly) -> None:
         """,
         [assembly.choices.window],
     )
-    for field in _numeric(assembly):
+    for field in _numeric(assembly.fields):
         assembly.run(
             f'UPDATE films SET "{field.name}" = chosen.value FROM chosen '
             "WHERE chosen.image_id = films.image_id AND field = ?",

@@ -253,7 +253,7 @@ def _measurements(assembly: Assembly, cdm: _Cdm) -> None:
 def _meanings(assembly: Assembly, cdm: _Cdm) -> None:
     """The tables meanings (concept, field), loinc (code, field), unit_concepts (concept, unit) and
     spellings (unit, meaning)."""
-    codes = loinc_fields(assembly)
+    codes = loinc_fields(assembly.fields)
     concepts = {str(i): name for i, name in CONCEPTS.items() if name in assembly.fields}
     units = {str(i): unit for i, unit in UNITS.items()}
     meaning = {spelling: str(factor(spelling)) for spelling in SPELLINGS}

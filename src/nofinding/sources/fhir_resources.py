@@ -1,0 +1,153 @@
+"""What the parts of a FHIR resource say, whatever is in them: a value, or None, never an error.
+
+Shared by those who read a folder or a server for many films (`fhir.py`), and by those who ask for
+the record of one (`clinical/fhir_record.py`).
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+from nofinding.data.units import SPELLINGS
+
+__all__ = [
+    "LOINC",
+    "MADE",
+    "PANELS",
+    "birth_date",
+    "clock_time",
+    "codes_of",
+    "identifiers",
+    "mapping",
+    "moment",
+    "objects",
+    "patient_id",
+    "printable",
+    "resources_in",
+    "sex_of",
+    "values_of",
+]
+
+LOINC, UCUM = "http://loinc.org", "http://unitsofmeasure.org"
+PANELS = ("85354-9", "55284-4")  # of the blood pressure, whose components have codes of their own
+MADE = frozenset({"final", "amended", "corrected", "preliminary"})
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; nothing where it is none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The object itself; an empty one where it is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def printable(value: Any) -> str | None:
+    """A text without what does not print, half characters among it."""
+    if not isinstance(value, str):
+        return None
+    return "".join(c for c in value[:256] if c.isprintable()).strip() or None
+
+
+def birth_date(value: Any) -> datetime | None:
+    """A birth date; the middle of the month or of the year where that is all that is known."""
+    parts = re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", str(value))
+    if parts is None:
+        return None
+    year, month, day = parts.groups()
+    return clock_time(f"{year}-{month or '07'}-{day or ('15' if month else '01')}")
+
+
+def moment(value: Any) -> datetime | date | None:
+    """A time with the offset that it states, or a day where no time is told; None for a year or a
+    month alone."""
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value):
+        return None
+    text = value.strip()
+    try:
+        return date.fromisoformat(text) if len(text) == 10 else datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def clock_time(value: Any) -> datetime | None:
+    """A time as it stood on the clock there; None for a year or a month alone."""
+    told = moment(value)
+    if told is None or isinstance(told, datetime):
+        return None if told is None else told.replace(tzinfo=None)
+    return datetime(told.year, told.month, told.day)
+
+
+def patient_id(reference: Any) -> str | None:
+    """The id in "Patient/1", "http://server/fhir/Patient/1/_history/2", "urn:uuid:1"."""
+    text = printable(mapping(reference).get("reference"))
+    if text is None:
+        return None
+    found = re.search(r"(?:^|/)Patient/([^/?]+)(?:/_history/.*)?$|^urn:(?:uuid|oid):(.+)$", text)
+    return (found[1] or found[2]) if found else None
+
+
+def unit_of(quantity: dict[str, Any]) -> str | None:
+    """Its UCUM code, without {annotations}, or else the unit as it is shown."""
+    code = quantity.get("code") if quantity.get("system") == UCUM else None
+    unit = printable(code) or printable(quantity.get("unit"))
+    if unit is None or unit.lower() in SPELLINGS:
+        return unit
+    return re.sub(r"\{[^}]*\}", "", unit) or unit
+
+
+def number_of(quantity: dict[str, Any]) -> float | None:
+    """Its value; None where it is a bound ("<"), or no finite number."""
+    value = quantity.get("value")
+    if quantity.get("comparator") or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def codes_of(concept: Any, system: str) -> Iterator[str]:
+    """The codes of one system."""
+    for coding in objects(mapping(concept).get("coding")):
+        if coding.get("system") == system and isinstance(coding.get("code"), str):
+            yield coding["code"]
+
+
+def sex_of(patient: Mapping[str, Any]) -> str | None:
+    """ "M" or "F"; None for other, unknown or nothing."""
+    return {"male": "M", "female": "F"}.get(str(patient.get("gender")))
+
+
+def identifiers(patient: Mapping[str, Any]) -> list[tuple[str | None, str]]:
+    """(system, value) of each identifier that has a value."""
+    found = [(printable(i.get("system")), printable(i.get("value")))
+             for i in objects(patient.get("identifier"))]  # fmt: skip
+    return [(system, value) for system, value in found if value is not None]
+
+
+def values_of(
+    observation: Mapping[str, Any], fields: Mapping[str, str]
+) -> Iterator[tuple[str, float | None, str | None]]:
+    """(field, number, unit) of its own value and of those of its components that mean a field;
+    `fields` gives the field of a LOINC code."""
+    for part in (observation, *objects(observation.get("component"))):
+        field = next(filter(None, map(fields.get, codes_of(part.get("code"), LOINC))), None)
+        if field is not None:
+            quantity = mapping(part.get("valueQuantity"))
+            yield field, number_of(quantity), unit_of(quantity)
+
+
+def resources_in(content: Any, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The resources of these kinds: the content itself, or a Bundle's entries."""
+    if not isinstance(content, dict):
+        return
+    entries: Iterable[Any] = [content]
+    if content.get("resourceType") == "Bundle":
+        entries = [entry.get("resource") for entry in objects(content.get("entry"))]
+    for resource in entries:
+        if isinstance(resource, dict) and resource.get("resourceType") in kinds:
+            yield resource
