@@ -14,6 +14,7 @@ import numpy as np
 from nofinding.data.decode import FilmFile
 from nofinding.errors import UserError
 from nofinding.run.progress import say, tracked
+from nofinding.run.sending import Way, need_network, way_to
 from nofinding.sources.files import file_name
 
 if TYPE_CHECKING:
@@ -34,6 +35,21 @@ class ExportOptions:
     """Folder for the objects, STEM.report.dcm and so on; it must be empty, or not be there."""
     segmentation: bool = False
     """Write a segmentation of the map above its threshold, too."""
+    stow: str | None = None
+    """Store the objects in this archive, too: base address of its DICOMweb services."""
+    login: Path | None = None
+    """For --stow, file with "bearer TOKEN" or "basic USER:PASSWORD" in it, readable by its owner
+    alone; default: what NOFINDING_DICOMWEB_TOKEN or NOFINDING_DICOMWEB_BASIC says, if it is set."""
+    ca: Path | None = None
+    """For --stow, file of certificates (PEM) to trust in place of the machine's own."""
+    peer: str | None = None
+    """Send the objects by C-STORE to this application entity, too: TITLE@host:port."""
+    title: str = "NOFINDING"
+    """Our application entity title, for --peer."""
+
+    def __post_init__(self) -> None:
+        if self.stow is not None and self.peer is not None:
+            raise UserError("--stow and --peer: give one of the two")
 
 
 def need_clinical() -> None:
@@ -49,6 +65,7 @@ def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
     from nofinding.clinical.objects import objects_of
     from nofinding.clinical.source import read_source
 
+    way = _way(options)
     if not files:
         raise UserError("export: name the DICOM files that were scored")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
@@ -70,7 +87,23 @@ def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
             made.dataset.save_as(path, enforce_file_format=True)
             written.append(path)
     say(f"{options.out}: {len(written)} objects of {len(sources)} films; research use only")
+    if way is not None:
+        way(written)
+        say(f"{way.to}: {len(written)} objects stored")
     return written
+
+
+def _way(options: ExportOptions) -> Way | None:
+    """Where the objects go beside the folder. Raises UserError for what is no address or peer."""
+    if options.stow is None and options.peer is None:
+        return None
+    need_network()
+    from nofinding.clinical.dicomweb import Archive
+
+    archive = None
+    if options.stow is not None:
+        archive = Archive(options.stow, login=options.login, ca=options.ca, option="--stow")
+    return way_to(archive, options.peer, options.title)
 
 
 def read_results(folder: Path) -> Mapping[str, "Result"]:
