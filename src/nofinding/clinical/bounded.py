@@ -248,6 +248,8 @@ class BoundedSession(requests.Session):
         response.raw = _Body(response.raw, most, self, watch)
         response.headers.pop("Warning", None)  # the library would log what it says
         try:
+            if watch.late:  # headers that were cut off look whole
+                raise self.late()
             if 300 <= response.status_code < 400:
                 raise ArchiveError(f"{self.name}: leads to another address, which is not followed")
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":

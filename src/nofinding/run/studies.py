@@ -223,7 +223,7 @@ def _tell(study: str, rows: Sequence[Row], objects: int, to: str | None) -> None
 
 
 def _weights(model: str) -> str:
-    """What tells one model from another: the name of a shipped one, else the hash of its weights."""
+    """What tells one model from another: a shipped one's name, else the hash of its weights."""
     if model in (AUTO, *SHIPPED):
         return model
     try:
