@@ -304,10 +304,15 @@ def _export(parser: ArgumentParser, parsed: Namespace) -> None:
 def _study(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import StudyOptions, score_studies
 
-    table = Table("study", "film", "score", "p-value", "flags", box=None)
-    for row in score_studies(_options(StudyOptions, parsed, ())):
-        table.add_row(*row.values())
-    Console().print(table)
+    rows = score_studies(_options(StudyOptions, parsed, ()))
+    for study in dict.fromkeys(row["study"] for row in rows):
+        table = Table(
+            "film", "score", "p-value", "flags", title=study, title_justify="left", box=None
+        )
+        for row in rows:
+            if row["study"] == study:
+                table.add_row(row["film"], row["score"], row["p_value"], row["flags"])
+        Console().print(table)
 
 
 def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:

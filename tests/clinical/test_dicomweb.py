@@ -203,12 +203,16 @@ def test_a_fault_is_one_line_and_leaves_nothing(
         (b"[" + b" " * 2**20 + b"]", "more than 0 MiB"),
     ],
 )
-def test_a_search_takes_only_what_it_understands(body: bytes, said: str) -> None:
+def test_a_search_takes_only_what_it_understands(
+    body: bytes, said: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
     with answering(lambda _: [answer(body)]) as server:
         here = Archive(server.address)
         here.session.most = 2**19
         with pytest.raises(ArchiveError, match=said):
-            here.studies(days="20240101")
+            here.studies(patient="CANARY-7")
+    assert "CANARY" not in caplog.text and "CANARY" not in capsys.readouterr().err
 
 
 def page(first: int, count: int) -> bytes:

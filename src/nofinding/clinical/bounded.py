@@ -4,7 +4,6 @@ An archive's answer is as hostile as a file. It is read piece by piece under a c
 its time is up, is neither inflated nor followed to another address, and nothing of it is logged.
 """
 
-import logging
 import os
 import socket
 import stat
@@ -23,7 +22,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from nofinding.errors import UserError
 
-__all__ = ["BASIC", "TOKEN", "ArchiveError", "BoundedSession", "SilentError", "address_of", "hush"]
+__all__ = ["BASIC", "TOKEN", "ArchiveError", "BoundedSession", "SilentError", "address_of"]
 
 TOKEN, BASIC = "NOFINDING_DICOMWEB_TOKEN", "NOFINDING_DICOMWEB_BASIC"
 """Name the variables; are not what is in them."""
@@ -43,14 +42,6 @@ class ArchiveError(UserError):
 
 class SilentError(ArchiveError):
     """It does not answer at all."""
-
-
-def hush(*names: str) -> None:
-    """Silences libraries that log addresses, in which ids of patients are, or whole objects."""
-    for name in names:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.CRITICAL + 1)
-        logger.propagate = False
 
 
 def address_of(text: str, option: str) -> str:

@@ -12,7 +12,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from nofinding.clinical.bounded import hush
+from nofinding.clinical.hushed import hush
 from nofinding.clinical.outgoing import Outgoing, Refused
 from nofinding.errors import UserError
 

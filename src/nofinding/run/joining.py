@@ -70,7 +70,7 @@ class Tally:
         if self.scored:
             return
         reasons = {
-            film["id"]: film.get("reason") or film["unreadable"]
+            film["id"]: film.get("unreadable") or "; ".join(film["flags"])
             for entry in _entries(index)
             for film in entry["films"]
         }

@@ -137,10 +137,10 @@ class _Work:
     ) -> dict[str, Any]:
         """Fetches, scores and writes; the folder is there when this returns, or as it was."""
         partial = folder.with_name(f".{name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         try:
+            partial.mkdir(mode=0o700)
+            (partial / "films").mkdir()
             paths = {one: partial / "films" / f"{one}.dcm" for one in films}
-            (partial / "films").mkdir(parents=True, mode=0o700)
             for one, path in paths.items():
                 self.archive.retrieve(films[one], path)
             out = self._left_out(paths, films)
@@ -218,8 +218,9 @@ def _unreadable(file: Path) -> list[Row]:
 
 def _tell(study: str, rows: Sequence[Row], objects: int, to: str | None) -> None:
     scored = sum(bool(row["score"]) for row in rows)
-    told = f"{study}: {scored} of {len(rows)} films scored, {objects} objects"
-    say(f"{told}, not stored" if to is None else f"{told} at {to}")
+    told = f"{study}: {scored} of {len(rows)} films scored"
+    stored = "not stored" if to is None else f"stored, {to}"
+    say(f"{told}; {objects} objects {stored}" if objects else told)
 
 
 def _weights(model: str) -> str:
@@ -258,7 +259,6 @@ def _settle(folder: Path) -> None:
 def _swap(partial: Path, folder: Path) -> None:
     """Puts the whole folder where it belongs, in place of an older one."""
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
@@ -279,6 +279,8 @@ def _place(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"--out {out}: another run works in it") from None
+        for left in (*out.glob(".study-*.partial"), *out.glob(".study-*.old")):
+            shutil.rmtree(left)  # of a process that was killed; films may lie in it
         yield
 
 
