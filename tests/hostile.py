@@ -1,6 +1,7 @@
 """An HTTP server on loopback that answers as a test wants it to, byte by byte, however wrong."""
 
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,8 +35,8 @@ def answer(
 
 
 @contextmanager
-def answering(reply: Piece) -> Iterator[Answers]:
-    """The server, for as long as the block lasts."""
+def answering(reply: Piece, tls: ssl.SSLContext | None = None) -> Iterator[Answers]:
+    """The server, for as long as the block lasts; over HTTPS where `tls` is given."""
     seen = Answers()
 
     class Handler(socketserver.StreamRequestHandler):
@@ -64,7 +65,11 @@ def answering(reply: Piece) -> Iterator[Answers]:
             """A client that goes is no fault here."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        seen.address = f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        seen.address = f"{scheme}://127.0.0.1:{server.server_address[1]}/dicom-web"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -347,6 +350,28 @@ def test_certificates_are_looked_at(tmp_path: Path) -> None:
     assert session.verify is True and session.trust_env is False
     with pytest.raises(UserError, match="is not a file"):
         Archive("https://archive.example", ca=tmp_path / "no.pem")
+
+
+def test_a_certificate_must_be_trusted(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    own, key = tmp_path / "own.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+            "/CN=archive", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",
+            own]  # fmt: skip
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    with answering(lambda _: [page(0, 1)], context) as server:
+        with pytest.raises(ArchiveError, match="certificate is not trusted"):
+            Archive(server.address).studies(days="20240101")
+        assert not server.asked
+        assert Archive(server.address, ca=own).studies(days="20240101") == ["1.2.0"]
+    with answering(lambda _: trickle(OPEN + b"\r\n--b0\r\n\r\n"), context) as slow:
+        here = Archive(slow.address, ca=own)
+        here.session.exchange = 0.3
+        with pytest.raises(ArchiveError, match="took over"):
+            here.retrieve(WANTED, tmp_path / "back.dcm")
 
 
 @pytest.mark.parametrize("text", ["2024", "20240132", "20240102-20240101", "20240101-", "",

@@ -198,7 +198,7 @@ def test_a_range_of_days_goes_to_a_peer(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     for study, day in ((1, "20240105"), (2, "20240131"), (3, "20240201")):
-        archive.put(film(copy, study, study, StudyDate=day, PatientID=f"P-{study}"))
+        archive.put(film(copy, study, study, StudyDate=day, PatientID=f"000{study}"))
     with Orthanc(tmp_path / "peer") as peer:
         days = ["--date", "20240101-20240131", "--peer", peer.dicom]
         assert run(*days, study=None) == 0
@@ -213,7 +213,9 @@ def test_a_range_of_days_goes_to_a_peer(
     # what was not stored there is stored here, without another look at the films
     assert run("--date", "20240101-20240131", study=None) == 0
     assert len(held(archive)) == 6
-    assert run("--patient", "P-3", study=None) == 0
+    file = tmp_path / "study.yaml"
+    file.write_text('patient: "0003"\n')
+    assert run("--config", str(file), study=None) == run("--patient", "0003", study=None) == 0
     assert len(held(archive)) == 9
 
 

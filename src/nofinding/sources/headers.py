@@ -69,12 +69,14 @@ def stated_unfit(header: Mapping[str, str]) -> str | None:
     coded = header.get("view_code")
     coded = "PA" if coded in PA else "AP" if coded in AP else coded
     views = {view.upper() for view in (coded, header.get("view")) if view}
-    lying = re.fullmatch(r"[LR].*\\[FH].*", header.get("orientation", "L\\F").upper())
+    frontal = r"[LR].*\\[FH].*" if views else r"[LR]\\[FH]"
+    lying = re.fullmatch(frontal, header.get("orientation", "L\\F").upper())
+    region = CHEST_CODES[0] if part else header.get("region_code", CHEST_CODES[0])
     if "sop" not in header:
         return header.get("unfit", "no SOP Instance UID")
     if header.get("sop_class") not in IMAGES:
         return "neither a CR nor a DX image"
-    if part not in ("", *CHEST) or header.get("region_code", CHEST_CODES[0]) not in CHEST_CODES:
+    if part not in ("", *CHEST) or region not in CHEST_CODES:
         return "another body part than the chest"
     if len(views) > 1 or not views <= {"PA", "AP"} or not lying:
         return "neither PA nor AP"
