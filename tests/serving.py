@@ -11,8 +11,8 @@ from nofinding.service.home import Home
 from nofinding.service.options import ServiceOptions
 from nofinding.service.queue import Accepted
 from nofinding.service.work import Lookup
-from nofinding.sources.files import NOTHING, Known
 from nofinding.sources.examples import Copy
+from nofinding.sources.files import NOTHING, Known
 
 PHANTOM = "phantom:train=12,val=8,test=0,abnormal=0,size=64"
 

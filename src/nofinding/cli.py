@@ -33,6 +33,8 @@ SWITCHES = (
     "--follow_links",
     "--segmentation",
     "--fhir",
+    "--store",
+    "--keep_films",
 )  # options that are true or false
 
 USAGE = """\
@@ -48,6 +50,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding bench --films SOURCE:PATH... --out BENCH         every method on the same films
   nofinding export FILE... --scores DIR --out DICOM          scores as DICOM: report, picture, map
   nofinding listen --home HOME --accept TITLE...             films from scanners and archives
+  nofinding study --archive URL --study UID --out DIR        score in an archive, store it there
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
@@ -200,6 +203,17 @@ def _listen_parser(method: str | None, preset: str | None) -> ArgumentParser:
     return parser
 
 
+def _study_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import StudyOptions
+
+    parser = _new("study", _first_line(StudyOptions))
+    known = "with --study or --patient, what is known of the patient beside the films' headers: " \
+        'age=63 "weight=180 lb"'  # fmt: skip
+    parser.add_argument("--ehr", nargs="+", type=str, default=[], help=known)
+    _with_options(parser, StudyOptions, ("ehr",))
+    return parser
+
+
 def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.run import ImportOptions
 
@@ -306,6 +320,20 @@ def _export(parser: ArgumentParser, parsed: Namespace) -> None:
         print(path)
 
 
+def _study(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import StudyOptions, score_studies
+
+    rows = score_studies(_options(StudyOptions, parsed, ()))
+    for study in dict.fromkeys(row["study"] for row in rows):
+        table = Table(
+            "film", "score", "p-value", "flags", title=study, title_justify="left", box=None
+        )
+        for row in rows:
+            if row["study"] == study:
+                table.add_row(row["film"], row["score"], row["p_value"], row["flags"])
+        Console().print(table)
+
+
 def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import ImportOptions, import_official
 
@@ -377,6 +405,7 @@ COMMANDS: dict[str, Command] = {
     "example": (_example, _example_parser),
     "export": (_export, _export_parser),
     "listen": (_listen, _listen_parser),
+    "study": (_study, _study_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
     "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
     "recipes": (_recipes, _recipes_parser),

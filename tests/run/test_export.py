@@ -8,6 +8,7 @@ from pydicom import dcmread
 
 from nofinding.cli import main
 from nofinding.sources.examples import Copy
+from orthanc import Orthanc
 
 TAGS = {
     "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.1",
@@ -42,6 +43,26 @@ def test_what_was_scored_is_what_is_written(scored: tuple[Path, Path], tmp_path:
     written = dcmread(tmp_path / "dicom" / "film.map.dcm")
     values = np.frombuffer(written.FloatPixelData, "<f4")
     np.testing.assert_array_equal(values, np.load(scores / "maps" / "film.npy").ravel())
+
+
+def test_what_is_written_is_sent(
+    scored: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film, scores = scored
+    command = ["export", str(film), "--scores", str(scores), "--out"]
+    with Orthanc(tmp_path) as archive:
+        assert main([*command, str(tmp_path / "a"), "--stow", archive.dicomweb]) == 0
+        kept = sorted(archive.file(instance) for instance in archive.instances())
+        assert kept == sorted(path.read_bytes() for path in (tmp_path / "a").iterdir())
+        assert main([*command, str(tmp_path / "b"), "--peer", archive.dicom]) == 0
+        assert len(kept) == len(archive.instances()) == 3
+        assert capsys.readouterr().err.count("3 objects stored") == 2
+    assert main([*command, str(tmp_path / "c"), "--stow", "http://127.0.0.1:9/x"]) == 2
+    assert "does not answer" in capsys.readouterr().err
+    assert len([*(tmp_path / "c").iterdir()]) == 3  # written they are
+    for wrong in (["--stow", "x"], ["--peer", "x"], ["--stow", "http://a/", "--peer", "A@b:1"]):
+        assert main([*command, str(tmp_path / "d"), *wrong]) == 2
+        assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize("fault", ["unscored", "png", "no scores", "not empty"])

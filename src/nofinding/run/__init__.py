@@ -11,6 +11,7 @@ from nofinding.run.fitting import FitOptions, fit
 from nofinding.run.gating import FitGateOptions, fit_gate_alone
 from nofinding.run.importing import ImportOptions, import_official
 from nofinding.run.scoring import ScoreOptions, score
+from nofinding.run.studies import StudyOptions, score_studies
 
 __all__ = [
     "BenchOptions",
@@ -24,6 +25,7 @@ __all__ = [
     "FitOptions",
     "ImportOptions",
     "ScoreOptions",
+    "StudyOptions",
     "assemble_cohort",
     "bench",
     "cache_films",
@@ -34,5 +36,6 @@ __all__ = [
     "fit_gate_alone",
     "import_official",
     "score",
+    "score_studies",
     "write_example",
 ]

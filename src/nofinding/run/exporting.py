@@ -15,6 +15,7 @@ from nofinding import checkpoint
 from nofinding.data.decode import FilmFile
 from nofinding.errors import UserError
 from nofinding.run.progress import say, tracked
+from nofinding.run.sending import Way, need_network, way_to
 from nofinding.sources.files import file_name
 
 if TYPE_CHECKING:
@@ -43,6 +44,21 @@ class ExportOptions:
     """Base address of a FHIR server that those transactions are posted to."""
     patient_system: str | None = None
     """Identifier system that the films' patient ids are of, for FHIR; default: none is stated."""
+    stow: str | None = None
+    """Store the objects in this archive, too: base address of its DICOMweb services."""
+    login: Path | None = None
+    """For --stow, file with "bearer TOKEN" or "basic USER:PASSWORD" in it, readable by its owner
+    alone; default: what NOFINDING_DICOMWEB_TOKEN or NOFINDING_DICOMWEB_BASIC says, if it is set."""
+    ca: Path | None = None
+    """For --stow, file of certificates (PEM) to trust in place of the machine's own."""
+    peer: str | None = None
+    """Send the objects by C-STORE to this application entity, too: TITLE@host:port."""
+    title: str = "NOFINDING"
+    """Our application entity title, for --peer."""
+
+    def __post_init__(self) -> None:
+        if self.stow is not None and self.peer is not None:
+            raise UserError("--stow and --peer: give one of the two")
 
 
 def need_clinical() -> None:
@@ -57,6 +73,7 @@ def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
     need_clinical()
     from nofinding.clinical.objects import objects_of
 
+    way = _way(options)
     if not files:
         raise UserError("export: name the DICOM files that were scored")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
@@ -77,6 +94,10 @@ def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
             checkpoint.write_atomic(path, text.encode())
             written.append(path)
     say(f"{options.out}: {len(written)} objects of {len(films)} films; research use only")
+    if way is not None:
+        objects = [path for path in written if path.suffix == ".dcm"]
+        way(objects)
+        say(f"{way.to}: {len(objects)} objects stored")
     if options.send_fhir is not None:
         _send(options.send_fhir, [*bundles.values()])
     return written
@@ -133,6 +154,19 @@ def _send(address: str, bundles: Sequence[dict[str, Any]]) -> None:
             raise UserError(f"{error}; {number} of {len(bundles)} results were sent, the files are "
                             "written") from None  # fmt: skip
     say(f"{len(bundles)} results sent")
+
+
+def _way(options: ExportOptions) -> Way | None:
+    """Where the objects go beside the folder. Raises UserError for what is no address or peer."""
+    if options.stow is None and options.peer is None:
+        return None
+    need_network()
+    from nofinding.clinical.dicomweb import Archive
+
+    archive = None
+    if options.stow is not None:
+        archive = Archive(options.stow, login=options.login, ca=options.ca, option="--stow")
+    return way_to(archive, options.peer, options.title)
 
 
 def read_results(folder: Path) -> Mapping[str, "Result"]:

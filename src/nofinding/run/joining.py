@@ -8,7 +8,7 @@ import csv
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,18 @@ from nofinding.run.calibrating import Calibrator
 from nofinding.run.gating import first_of_patients
 from nofinding.run.unfinished import Index
 
-__all__ = ["Tally", "count", "read_drawn", "write_scores", "write_unreadable"]
+__all__ = ["NoneScoredError", "Tally", "count", "read_drawn", "write_scores", "write_unreadable"]
 
 Entry = dict[str, Any]
+
+
+class NoneScoredError(UserError):
+    """Every film was refused, or could not be read."""
+
+    def __init__(self, told: str, reasons: Mapping[str, str]) -> None:
+        super().__init__(told)
+        self.reasons = reasons
+        """Why, by image_id."""
 
 
 @dataclass
@@ -56,19 +65,26 @@ class Tally:
         images, patients = (np.array(a, dtype=np.uint64) for a in (self.images, self.patients))
         return first_of_patients(images, patients)
 
-    def require_some(self) -> None:
-        """Raises UserError where no film was scored at all."""
+    def require_some(self, index: Index) -> None:
+        """Raises NoneScoredError where no film was scored at all."""
         if self.scored:
             return
+        reasons = {
+            film["id"]: film.get("unreadable") or "; ".join(film["flags"])
+            for entry in _entries(index)
+            for film in entry["films"]
+        }
         if "reason" in self.first:
             image_id, reason = self.first["reason"]
-            raise UserError(
+            raise NoneScoredError(
                 f"all {self.given} films are refused, for example {image_id!r}, which "
-                f"{reason}; --gate flag scores them anyway"
+                f"{reason}; --gate flag scores them anyway",
+                reasons,
             )
         image_id, reason = self.first["unreadable"]
-        raise UserError(
-            f"none of the {self.given} films can be read; for example {image_id!r} {reason}"
+        raise NoneScoredError(
+            f"none of the {self.given} films can be read; for example {image_id!r} {reason}",
+            reasons,
         )
 
 

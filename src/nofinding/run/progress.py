@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.distributed import is_torchelastic_launched
 
-__all__ = ["is_first_process", "say", "tracked"]
+__all__ = ["is_first_process", "say", "silently", "tracked"]
 
 T = TypeVar("T")
+_silent: ContextVar[bool] = ContextVar("_silent", default=False)
 
 
 def is_first_process() -> bool:
@@ -20,9 +23,19 @@ def is_first_process() -> bool:
 
 def say(line: str, *, everywhere: bool = False) -> None:
     """One line on stderr; under torchrun from the first process alone, unless `everywhere`."""
-    if not everywhere and not is_first_process():
+    if _silent.get() or (not everywhere and not is_first_process()):
         return
     Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """A use case inside another: only the outer one speaks."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def tracked(items: Iterable[T], what: str, count: int | None = None) -> Iterator[T]:
@@ -32,7 +45,7 @@ def tracked(items: Iterable[T], what: str, count: int | None = None) -> Iterator
     """
     console = Console(stderr=True)
     total = len(items) if isinstance(items, Sized) else count
-    if not console.is_terminal or not total:
+    if _silent.get() or not console.is_terminal or not total:
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

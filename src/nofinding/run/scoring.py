@@ -33,9 +33,12 @@ OURS = frozenset({"scores.csv", "run.json", "unreadable.csv", "maps", "normal"})
 KEEP = 60.0  # seconds of scoring that are worth keeping where a fault in the input stops it
 
 
-def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
+def score(
+    files: Sequence[str], options: ScoreOptions, *, list_refused: bool = False
+) -> list[dict[str, str]]:
     """Scores films and writes the folder; gives the rows of single FILEs, not those of a source.
 
+    A FILE that the gate refuses is an error, unless `list_refused`: then its row says so.
     Everything is written beside the folder and becomes the folder once all films are scored, so
     that nothing half-written is left. Raises UserError for any fault in the input.
     """
@@ -54,7 +57,7 @@ def score(files: Sequence[str], options: ScoreOptions) -> list[dict[str, str]]:
             if out.is_dir() and any(out.iterdir()) and not options.overwrite:
                 raise _not_empty(options)
             with Unfinished(out, identity, overwrite=options.overwrite) as place:
-                _work(job, place, shard, files, calibrator)
+                _work(job, place, shard, files, calibrator, bool(files) and not list_refused)
     except OSError as error:
         raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
     return _rows(out / "scores.csv") if files else []
@@ -81,11 +84,12 @@ def _work(
     shard: tuple[int, int],
     files: Sequence[str],
     calibrator: Calibrator,
+    single: bool,
 ) -> None:
     """Scores what is not scored yet, and finishes the job where nothing is left."""
     spent, fresh = 0.0, place.is_new()
     try:
-        scorer, parity = job.scorer(place.result, bool(files))
+        scorer, parity = job.scorer(place.result, single)
         if parity is not None:  # its p-values may be void now
             calibrator = Calibrator(scorer.model, calibrator.how, len(job.films))
         with place.part(shard) as journal:
@@ -128,7 +132,7 @@ def _finish(
             return
         options, gatekeeper = job.options, job.gatekeeper
         tally = count(index, strata=calibrator.weighs)
-        tally.require_some()
+        tally.require_some(index)
         if calibrator.weighs:
             calibrator.weigh(tally.strata)
         rows = tally.drawn_from()

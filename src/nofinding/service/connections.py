@@ -24,12 +24,12 @@ def targets(options: ServiceOptions) -> list[str]:
     cannot be one."""
     require_title(options.title, "--title")
     found = [f"dicom:{Peer.parse(peer, '--peers')}" for peer in options.peers]
-    if options.store is not None:
-        Archive(options.store, login=options.login, ca=options.ca, option="--store")
-        found.append(f"stow:{options.store}")
-    if options.report is not None:
-        require_server(options.report)
-        found.append(f"fhir:{options.report}")
+    if options.stow is not None:
+        Archive(options.stow, login=options.login, ca=options.ca, option="--stow")
+        found.append(f"stow:{options.stow}")
+    if options.send_fhir is not None:
+        require_server(options.send_fhir)
+        found.append(f"fhir:{options.send_fhir}")
     return found
 
 
@@ -75,7 +75,7 @@ def _to_peer(title: str, home: Home, job: str, address: str) -> None:
 
 
 def _to_archive(login: Path | None, ca: Path | None, home: Home, job: str, address: str) -> None:
-    archive = Archive(address, login=login, ca=ca, option="--store")
+    archive = Archive(address, login=login, ca=ca, option="--stow")
     _all_taken(archive.store(_objects(home, job)))
 
 

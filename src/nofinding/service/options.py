@@ -45,13 +45,14 @@ class ServiceOptions:
     """Time zone of the films' clocks, such as Europe/Berlin; default: this machine's."""
     peers: list[str] = field(default_factory=list)
     """Whom results are sent to by C-STORE, TITLE@host:port, one or more."""
-    store: str | None = None
+    stow: str | None = None
     """DICOMweb address of an archive that results are stored in, https://..."""
     login: Path | None = None
-    """File with the archive's token, or USER:PASSWORD; only its owner may read it."""
+    """File with "bearer TOKEN" or "basic USER:PASSWORD" of the archive, readable by its owner alone;
+    default: what NOFINDING_DICOMWEB_TOKEN or NOFINDING_DICOMWEB_BASIC says, if it is set."""
     ca: Path | None = None
-    """File with the certificate that the archive's is signed by; default: the system's."""
-    report: str | None = None
+    """File of certificates (PEM) to trust in place of the machine's own."""
+    send_fhir: str | None = None
     """Base address of a FHIR server that results are posted to."""
     title: str = "NOFINDING"
     """Our application entity title."""

@@ -31,9 +31,7 @@ class Service:
             keep_free=round(options.keep_free * 2**30),
         )
         sent_to = targets(options)
-        self.pool = Pool(
-            self.home, options, make_lookup=make_lookup(options), deliver=sent_to
-        )
+        self.pool = Pool(self.home, options, make_lookup=make_lookup(options), deliver=sent_to)
         self.outbox = Outbox(self.home, senders(options))
         self._stop = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)

@@ -5,6 +5,8 @@ What is not said is not guessed at: such files are left out and counted.
 """
 
 import os
+import re
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -12,7 +14,7 @@ from nofinding.data.decode import FilmFile, read_studies
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
 
-__all__ = ["drop_raw_twins", "read_headers"]
+__all__ = ["drop_raw_twins", "read_headers", "stated_unfit"]
 
 COLUMNS = ("sop_class", "sop", "study", "modality", "image_type", "intent", "view", "view_code",
            "orientation", "body_part", "region_code", "frames", "burned", "patient", "sex",
@@ -57,6 +59,28 @@ REASONS = rf"""
         ELSE 'its size or depth is not decoded' END
   END
 """
+
+
+def stated_unfit(header: Mapping[str, str]) -> str | None:
+    """Why one file (`data.dicom.study`) is left out by what its header says, in the words of
+    REASONS; None where it says nothing against it. What is not stated is left to the input gate.
+    """
+    part = header.get("body_part", "").upper().replace("_", " ")
+    coded = header.get("view_code")
+    coded = "PA" if coded in PA else "AP" if coded in AP else coded
+    views = {view.upper() for view in (coded, header.get("view")) if view}
+    frontal = r"[LR].*\\[FH].*" if views else r"[LR]\\[FH]"
+    lying = re.fullmatch(frontal, header.get("orientation", "L\\F").upper())
+    region = CHEST_CODES[0] if part else header.get("region_code", CHEST_CODES[0])
+    if "sop" not in header:
+        return header.get("unfit", "no SOP Instance UID")
+    if header.get("sop_class") not in IMAGES:
+        return "neither a CR nor a DX image"
+    if part not in ("", *CHEST) or region not in CHEST_CODES:
+        return "another body part than the chest"
+    if len(views) > 1 or not views <= {"PA", "AP"} or not lying:
+        return "neither PA nor AP"
+    return header.get("unfit")
 
 
 def read_headers(assembly: Assembly, paths: str) -> None:

@@ -5,6 +5,7 @@ of two cohorts is known to be one. Without the key nobody can go back, or try id
 """
 
 import contextlib
+import hmac
 import os
 import secrets
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
 
-__all__ = ["pseudonymise"]
+__all__ = ["pseudonym_of", "pseudonymise", "read_key"]
 
 SHORTEST, BLOCK = 16, 64  # bytes of a key: fewer can be guessed, SHA-256 has blocks of 64
 
@@ -38,10 +39,23 @@ def pseudonymise(assembly: Assembly) -> None:
 def _key(assembly: Assembly) -> bytes:
     """The key as HMAC takes it: one block of SHA-256."""
     file = assembly.choices.key
-    if file is None:
-        file = _own_key()
-    elif file.resolve().is_relative_to(assembly.root.resolve()):
+    if file is not None and file.resolve().is_relative_to(assembly.root.resolve()):
         raise UserError(f"--key {file}: lies among the films; keep it where nobody copies it along")
+    return read_key(file)
+
+
+def pseudonym_of(key: bytes, kind: str, name: str) -> str:
+    """What the SQL function pseudonym gives for an id, under a key as `read_key` gives it."""
+    digest = hmac.digest(key, f"{kind}|{name.strip()}".encode(), "sha256")
+    return f"{kind}-{digest.hex()[:20]}"
+
+
+def read_key(file: Path | None) -> bytes:
+    """The key in the file, or else the user's own, as HMAC takes it: one block of SHA-256.
+
+    Raises UserError where it cannot be read, is short, or could get into others' hands.
+    """
+    file = _own_key() if file is None else file
     try:
         with file.open("rb") as stream:
             key = stream.read(2 * BLOCK).strip()
