@@ -52,7 +52,7 @@ def make_lookup(options: ServiceOptions) -> Callable[[], Lookup | None]:
             system=options.patient_system,
             zone=zone_of(options.zone),
         )
-        finder = Finder(asking, known_fields(options.fields_file))
+        finder = Finder(asking=asking, fields=known_fields(options.fields_file))
     return partial(_lookup, finder)
 
 

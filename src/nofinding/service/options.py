@@ -48,8 +48,8 @@ class ServiceOptions:
     stow: str | None = None
     """DICOMweb address of an archive that results are stored in, https://..."""
     login: Path | None = None
-    """File with "bearer TOKEN" or "basic USER:PASSWORD" of the archive, readable by its owner alone;
-    default: what NOFINDING_DICOMWEB_TOKEN or NOFINDING_DICOMWEB_BASIC says, if it is set."""
+    """For --stow, file with "bearer TOKEN" or "basic USER:PASSWORD" in it, readable by its owner
+    alone; default: what NOFINDING_DICOMWEB_TOKEN or NOFINDING_DICOMWEB_BASIC says, if it is set."""
     ca: Path | None = None
     """File of certificates (PEM) to trust in place of the machine's own."""
     send_fhir: str | None = None

@@ -1,4 +1,4 @@
-"""All that runs behind an intake, whichever it is: workers, the outbox, the sweeping of old films."""
+"""All that runs behind an intake: workers, the outbox, the sweeping of old films."""
 
 import logging
 import signal
