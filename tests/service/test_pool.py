@@ -62,8 +62,8 @@ def test_the_film_that_kills_takes_no_other_with_it(tmp_path: Path, model: Path)
 def test_a_worker_that_hangs_is_killed_and_its_film_tried_once_more(
     tmp_path: Path, model: Path
 ) -> None:
-    options = options_for(tmp_path, model, limit=2.0)
-    home = Home(options.home, keep_free=0, lease=2.0)
+    options = options_for(tmp_path, model, limit=6.0)
+    home = Home(options.home, keep_free=0, lease=6.0)
     send(home, dicom_film(tmp_path / "films", 0, StudyDescription="HANGS"))
     with Pool(home, options, make_lookup=make_slow) as pool:
         wait_for(lambda: home.queue.counts()["failed"] == 1)

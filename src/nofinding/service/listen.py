@@ -68,6 +68,7 @@ class ListenOptions(ServiceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_title(self.title, "--title")
         for title in self.accept:
             require_title(title, "--accept")
         if not self.accept:

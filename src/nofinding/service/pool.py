@@ -8,14 +8,17 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from nofinding.errors import UserError
+from nofinding.service.alive import alive
 from nofinding.service.home import Home
 from nofinding.service.options import ServiceOptions
 from nofinding.service.work import Lookup, run_worker
@@ -77,6 +80,8 @@ class Pool:
         self._given = (make_lookup, tuple(deliver))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["nofinding.service.work"])
+        self._alive = ExitStack()
+        self._own = ""
         self._stop = threading.Event()
         self._members: list[Member] = []
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
@@ -86,6 +91,13 @@ class Pool:
         """Whether workers die before they have loaded their model, and no more are made."""
 
     def __enter__(self) -> "Pool":
+        try:
+            self._own, dead = self._alive.enter_context(alive(self.home.folder / "running"))
+        except OSError as error:
+            raise UserError(f"--home {self.home.folder}: {error.strerror}") from None
+        for service in dead:
+            if again := self.home.queue.abandon(f"{service}."):
+                log.warning("a service died; %d of its films are tried again", again)
         self._members = [self._new() for _ in range(self.options.workers)]
         self._watcher.start()
         return self
@@ -102,6 +114,7 @@ class Pool:
                 member.process.kill()
                 member.process.join()
             self.home.queue.abandon(member.name)
+        self._alive.close()
 
     @property
     def ready(self) -> int:
@@ -122,7 +135,7 @@ class Pool:
             time.sleep(LOOK)
 
     def _new(self) -> Member:
-        name = os.urandom(8).hex()
+        name = f"{self._own}.{secrets.token_hex(4)}"
         link, theirs = self._context.Pipe()
         process = self._context.Process(
             target=run_worker, args=(self.options, name, *self._given, theirs), daemon=True

@@ -274,8 +274,10 @@ class Queue:
         return self._take_back("(lease < ? OR boot != ?)", [self.clock(), self._boot])
 
     def abandon(self, holder: str) -> int:
-        """The same for all that this holder, who is dead, has; its leases count no longer."""
-        return self._take_back("holder = ?", [holder])
+        """The same for all that this holder, who is dead, has; its leases count no longer. Of a
+        whole service it is what the names of its holders begin with, "SERVICE."."""
+        own = "(holder = ? OR (? LIKE '%.' AND instr(holder, ?) = 1))"
+        return self._take_back(own, [holder, holder, holder])
 
     def overdue(self) -> set[str]:
         """The holders of jobs whose lease has run out."""
