@@ -13,7 +13,7 @@ from pathlib import Path
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
 
-__all__ = ["pseudonymise"]
+__all__ = ["pseudonymise", "read_key"]
 
 SHORTEST, BLOCK = 16, 64  # bytes of a key: fewer can be guessed, SHA-256 has blocks of 64
 
@@ -25,7 +25,7 @@ def pseudonymise(assembly: Assembly) -> None:
     id, has no pseudonym. 80 bits are kept: a million patients collide with odds of one to 10^12.
     Raises UserError where the key cannot be read, is short, or could get into others' hands.
     """
-    key = _key(assembly)
+    key = read_key(assembly.choices.key, assembly.root).ljust(BLOCK, b"\0")  # one block of SHA-256
     inner, outer = (bytes(byte ^ pad for byte in key).hex() for pad in (0x36, 0x5C))  # RFC 2104
     assembly.con.execute(
         "CREATE OR REPLACE MACRO pseudonym(kind, id) AS CASE WHEN trim(id) != '' THEN "
@@ -35,12 +35,15 @@ def pseudonymise(assembly: Assembly) -> None:
     assembly.private = True
 
 
-def _key(assembly: Assembly) -> bytes:
-    """The key as HMAC takes it: one block of SHA-256."""
-    file = assembly.choices.key
+def read_key(file: Path | None, *films: Path) -> bytes:
+    """The secret in a file, 16 to 64 bytes; of None, the user's own, made if there is none.
+
+    Raises UserError where it cannot be read, is short, or could get into others' hands: where
+    everybody may read it, or it lies among the films.
+    """
     if file is None:
         file = _own_key()
-    elif file.resolve().is_relative_to(assembly.root.resolve()):
+    elif any(file.resolve().is_relative_to(folder.resolve()) for folder in films):
         raise UserError(f"--key {file}: lies among the films; keep it where nobody copies it along")
     try:
         with file.open("rb") as stream:
@@ -53,7 +56,7 @@ def _key(assembly: Assembly) -> bytes:
     if not SHORTEST <= len(key) <= BLOCK:
         told = f"{len(key)} bytes" if len(key) < BLOCK else f"more than {BLOCK} bytes"
         raise UserError(f"--key {file}: has {told}; give {SHORTEST} to {BLOCK} random ones")
-    return key.ljust(BLOCK, b"\0")
+    return key
 
 
 def _own_key() -> Path:
