@@ -34,6 +34,8 @@ def cleaned(path: Path, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]
         characteristics=bool(request["characteristics"]),
         dates=bool(request["dates"]),
     )
+    if path.exists() and not path.is_file():  # a pipe or a device would never end
+        raise FilmError("is not a file")
     with path.open("rb") as file:
         if file.read(132)[128:] != b"DICM":
             raise FilmError("is not a DICOM file")
