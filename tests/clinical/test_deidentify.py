@@ -72,6 +72,8 @@ def places_where_a_person_can_hide() -> Dataset:
     data.DateOfGainCalibration, data.MultiFrameSourceSOPInstanceUID = "20240301", "1.2.3.7"
     data.PartialViewDescription, data.DetectorDescription = CANARY, CANARY
     data.add_new(Tag("SmallestImagePixelValue"), "LO", CANARY)  # a text where a number belongs
+    data.add_new(Tag("PatientAge"), "AS", CANARY)
+    data.add_new(Tag("BodyPartExamined"), "CS", f"CHEST OF {CANARY} {CANARY}")
     data.add_new(Tag(0x0040, 0x2006), "SH", CANARY)  # retired: an order's number
     return data
 
@@ -142,6 +144,8 @@ def test_dates_move_together_or_go() -> None:
 def test_the_record_stays_if_asked_for_and_the_codes_say_so() -> None:
     kept = deidentified(film(), PROFILE)
     assert (kept.PatientSex, kept.PatientAge, float(kept.PatientSize)) == ("F", "064Y", 1.7)
+    for age in ("81", "003M"):  # as some films have it, and as the standard has it
+        assert deidentified(film(PatientAge=age), PROFILE).PatientAge == age
     codes = [code.CodeValue for code in kept.DeidentificationMethodCodeSequence]
     assert codes == ["113100", "113108"]
     bare = deidentified(film(), Profile(key=PROFILE.key, characteristics=False, dates=True))

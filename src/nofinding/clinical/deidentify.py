@@ -12,6 +12,7 @@ to be replaced, all that its items say is.
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -45,6 +46,8 @@ CHARACTERISTICS = frozenset(
 TEXTS = ("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
 BYTES = ("OB", "OD", "OF", "OL", "OV", "OW", "UN")
 DATES = ("DA", "DT", "TM")
+# Looser than the standard: some films have an age without its letter, a view in small letters.
+FORMS = {"AS": re.compile(r"(\d{1,3}[DWMY]?)?", re.ASCII), "CS": re.compile(r"[\w -]{0,16}")}
 # What says nothing of a person, of the kinds above, and the table does not name.
 HARMLESS = frozenset(
     Tag(keyword)
@@ -167,6 +170,8 @@ def _action(element: DataElement, profile: Profile) -> str:
         return "X"
     if vr in (*TEXTS, *BYTES) and vr not in dictionary_VR(tag).split(" or "):
         return "X"  # a text where a number belongs
+    if vr in FORMS and not all(map(FORMS[vr].fullmatch, _texts(element))):
+        return "X"  # a text where an age or a word of a list belongs
     if profile.characteristics and tag in CHARACTERISTICS:
         return "K"
     if profile.dates and vr in DATES:
@@ -176,6 +181,11 @@ def _action(element: DataElement, profile: Profile) -> str:
     if action == "K" and vr in (*TEXTS, *BYTES, *DATES) and tag not in HARMLESS:
         return "X"
     return action
+
+
+def _texts(element: DataElement) -> list[str]:
+    value = element.value
+    return [str(one or "") for one in (value if element.VM > 1 else [value])]
 
 
 def _cleaned(dataset: Dataset, profile: Profile, days: int) -> Dataset:

@@ -36,6 +36,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+import nofinding.clinical  # noqa: F401 - keeps what pynetdicom logs of patients out of our logs
 from nofinding.errors import UserError
 from nofinding.service.durable import write_durably
 
