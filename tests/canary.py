@@ -118,9 +118,7 @@ def _film(copy: Copy, path: str, pixels: np.ndarray, uid: str) -> Path:
     return _with(copy, made, path, tags, uid)
 
 
-def _with(
-    copy: Copy, made: Path, path: str, tags: Mapping[int, DataElement], uid: str
-) -> Path:
+def _with(copy: Copy, made: Path, path: str, tags: Mapping[int, DataElement], uid: str) -> Path:
     """The file with these elements, too."""
     from pydicom import dcmread
 

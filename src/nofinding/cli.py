@@ -190,7 +190,7 @@ def _deidentify_parser(method: str | None, preset: str | None) -> ArgumentParser
 
     parser = _new("deidentify", _first_line(DeidentifyOptions))
     places = "DICOM files, or folders of them"
-    parser.add_argument("places", nargs="+", type=str, metavar="FILE|FOLDER", help=places)
+    parser.add_argument("places", nargs="+", type=str, metavar="PLACE", help=places)
     _with_options(parser, DeidentifyOptions)
     return parser
 
@@ -200,7 +200,7 @@ def _audit_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
     parser = _new("audit", _first_line(AuditOptions))
     does = "verify: whether the log is whole, and where it ends; show: its entries, as JSON lines"
-    parser.add_argument("what", type=Literal["verify", "show"], metavar="verify|show", help=does)
+    parser.add_argument("what", type=Literal["verify", "show"], metavar="WHAT", help=does)
     parser.add_argument("file", type=str, metavar="LOG", help="the log")
     _with_options(parser, AuditOptions)
     return parser

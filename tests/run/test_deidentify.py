@@ -40,14 +40,14 @@ def key(tmp_path: Path) -> Path:
 def films(tmp_path: Path) -> Copy:
     """Two patients, one of them with two films of a study and one of another."""
     copy = Copy(root=tmp_path / "films", patients=8, seed=0, size=64)
-    for name, patient, study, date in (
+    for name, patient, study, day in (
         ("CANARY^Ann/a.dcm", "P1", "1", "20240301"),
         ("CANARY^Ann/b.dcm", "P1", "1", "20240301"),
         ("later.dcm", "P1", "2", "20240311"),
         ("other.dcm", "P2", "3", "20240301"),
     ):
         copy.dicom(
-            name, copy.film(len(name)), **TAGS, PatientID=patient, StudyDate=date,
+            name, copy.film(len(name)), **TAGS, PatientID=patient, StudyDate=day,
             StudyInstanceUID=f"1.2.826.0.1.3680043.8.498.1.{study}",
         )  # fmt: skip
     return copy
@@ -142,12 +142,14 @@ def spoil(films: Copy) -> dict[str, str]:
     twin.save_as(films.root / "x twin.dcm")
     (films.root / "x link.dcm").symlink_to(films.root.parent / "key")
     os.mkfifo(films.root / "x pipe")
+    (films.root / "x folder").symlink_to(films.root.parent)
     return {
         "burnt": "says that names are burnt into its pixels; those are not cleaned here",
         "photo": "is not a DICOM file",
         "twin": "has the SOP Instance UID of another file with other content",
         "link": "is a link out of its folder",
         "pipe": "is not a file",
+        "folder": "is a link to a folder",
     }
 
 
@@ -165,15 +167,32 @@ def test_what_cannot_be_done_is_listed(
     passed = {row["reason"]: row["file"] for row in told if row["done"] == "passed over"}
     assert passed.keys() == {"is a DICOMDIR", "is the same film once more"}
     assert len([*out.glob("*.dcm")]) == 4
-    order = sorted((p for p in films.root.rglob("*") if not p.is_dir()), key=os.fsencode)
+    find = ["find", films.root, "!", "-type", "d"]
+    found = subprocess.run(find, capture_output=True, check=True).stdout.splitlines()
+    order = [Path(os.fsdecode(line)) for line in sorted(found)]  # as docs/clinical.md says
     places = {row["reason"]: int(row["number"]) for row in told if row["done"] == "left out"}
     assert order[places[why["photo"]] - 1].name == "x photo CANARY.png"
     said = capsys.readouterr()
-    assert "4 films of 2 patients, 2 passed over, 5 left out" in said.err
+    assert "4 films of 2 patients, 2 passed over, 6 left out" in said.err
     assert "CANARY" not in said.out + said.err + (out / "files.csv").read_text()
 
 
-@pytest.mark.parametrize("fault", ["burnt", "photo", "link", "pipe"])
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    films: Copy, key: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if "CANARY" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    line = refused("deidentify", films.root, "--key", key, "--out", tmp_path / "out")
+    assert "a folder in it cannot be read" in line and "CANARY" not in line
+
+
+@pytest.mark.parametrize("fault", ["burnt", "photo", "link", "pipe", "folder"])
 def test_stop_leaves_nothing_behind(
     fault: str, films: Copy, key: Path, tmp_path: Path, refused: Refused
 ) -> None:

@@ -82,9 +82,7 @@ def test_show_gives_what_was_done_to_a_film(log: Path, said: Said) -> None:
         (["mend", "LOG"], "mend"),
     ],
 )
-def test_a_fault_is_one_line(
-    arguments: list[str], message: str, log: Path, said: Said
-) -> None:
+def test_a_fault_is_one_line(arguments: list[str], message: str, log: Path, said: Said) -> None:
     given = [str(log) if word == "LOG" else word for word in arguments]
     code, out, err = said(*given)
     assert code == 2 and not out and message in err and len(err.strip().splitlines()) == 1

@@ -35,6 +35,7 @@ LIST = "files.csv"
 COLUMNS = ("number", "file", "patient", "study", "done", "reason", "burnt_in", "sha256")
 PASSED = "is a DICOMDIR"  # a table of contents; no film is lost with it
 TWICE = "is the same film once more"
+LINKED = "is a link to a folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ def _write(given: Given, film: "Cleaned", digest: str, made: Path, told: _List) 
 
 def _files(places: Sequence[str]) -> Iterator[Given]:
     """Every file, in the order in which they were given, and within a folder in that of its path's
-    bytes. Folders behind links are not entered, files behind links out of the folder not read."""
+    bytes. Links to folders are not entered, files behind links out of the folder not read."""
     number = 0
     for place in map(Path, places):
         if not place.exists():
@@ -180,12 +181,20 @@ def _files(places: Sequence[str]) -> Iterator[Given]:
                 path=path,
                 number=number,
                 shown=f"{place}: file number {number} in the order of `LC_ALL=C sort`",
-                fault="" if inside else "is a link out of its folder",
+                fault=LINKED if path.is_dir() else "" if inside else "is a link out of its folder",
             )
 
 
 def _below(folder: Path) -> list[Path]:
-    found = [Path(at) / name for at, _, names in os.walk(folder) for name in names]
+    """All that is no folder, links to folders among it."""
+
+    def give_up(error: OSError) -> None:  # else its films would be missing, and nobody told
+        raise UserError(f"{folder}: a folder in it cannot be read ({error.strerror})") from None
+
+    found: list[Path] = []
+    for at, folders, names in os.walk(folder, onerror=give_up):
+        inside = [Path(at) / name for name in (*folders, *names)]
+        found += [path for path in inside if path.is_symlink() or not path.is_dir()]
     return sorted(found, key=os.fsencode)
 
 
