@@ -72,6 +72,8 @@ def places_where_a_person_can_hide() -> Dataset:
     data.DateOfGainCalibration, data.MultiFrameSourceSOPInstanceUID = "20240301", "1.2.3.7"
     data.PartialViewDescription, data.DetectorDescription = CANARY, CANARY
     data.add_new(Tag("SmallestImagePixelValue"), "LO", CANARY)  # a text where a number belongs
+    data.add_new(Tag("PatientSex"), "LO", f"{CANARY} F")
+    data.add_new(Tag(0x0028, 0x0005), "US", 2)  # retired, and a number
     data.add_new(Tag("PatientAge"), "AS", CANARY)
     data.add_new(Tag("BodyPartExamined"), "CS", f"CHEST OF {CANARY} {CANARY}")
     data.add_new(Tag(0x0040, 0x2006), "SH", CANARY)  # retired: an order's number
@@ -88,6 +90,7 @@ def test_nobody_hides_where_the_table_does_not_look(dates: bool, characteristics
     for real in ("19600229", "20240301", "1.2.3."):
         assert real not in said
     assert cleaned.InstitutionCodeSequence[0].CodeValue == "REMOVED"
+    assert "EncryptedAttributesSequence" not in cleaned and Tag(0x0028, 0x0005) not in cleaned
     assert cleaned.Rows == 2 and cleaned.PixelData == b"\1\2\3\4"
 
 

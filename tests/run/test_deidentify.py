@@ -19,6 +19,7 @@ from nofinding.data.decode import FilmFile
 from nofinding.errors import UserError
 from nofinding.sources.examples import Copy
 
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "dicom" / "RG1_J2KI.dcm"
 Refused = Callable[..., str]
 PHANTOM = "phantom:train=12,val=8,test=0,abnormal=0,size=64"
 TAGS = {
@@ -131,6 +132,18 @@ def test_the_standard_is_kept_as_well_as_before(
     assert main([*command, *options]) == 0
     (row,) = rows(out)
     assert errors_of(out / row["file"]) <= errors_of(film)
+
+
+@pytest.mark.films
+@pytest.mark.skipif(not REAL.is_file(), reason="the real film is not here")
+def test_a_real_film_keeps_its_pixels_and_the_standard(key: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["deidentify", str(REAL), "--key", str(key), "--out", str(out)]) == 0
+    (row,) = rows(out)
+    np.testing.assert_array_equal(FilmFile(out / row["file"])(), FilmFile(REAL)())
+    assert row["burnt_in"] == "not stated"
+    if shutil.which("dciodvfy") is not None:
+        assert errors_of(out / row["file"]) <= errors_of(REAL)
 
 
 def spoil(films: Copy) -> dict[str, str]:
