@@ -24,7 +24,10 @@ from nofinding.sources import SOURCES
 from nofinding.types import Batch, Pixels, Record
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 COMMANDS_PAGE = ROOT / "docs" / "commands.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -176,6 +179,22 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), f"{page.name}: {target} does not exist"
         if anchor:
             assert anchor in anchors(file), f"{page.name}: {target}: no such heading"
+
+
+def test_every_file_and_test_of_the_threat_model_exists() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.count("|") == 5 and "---" not in line]
+    measures = [row for row in rows if "proven by" not in row]
+    assert len(measures) > 20
+    for row in measures:
+        _, _, _, files, tests, _ = row.split("|")
+        assert re.findall(r"`([^`]+\.py)`", files) and re.findall(r"`[^`]+::[^`]+`", tests), row
+    for file in re.findall(r"`([\w/]+\.py)`", text):
+        assert (ROOT / "src" / "nofinding" / file).is_file(), file
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    for file, test in named:
+        content = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in content, f"{file}::{test}"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -35,6 +35,8 @@ SWITCHES = (
     "--fhir",
     "--store",
     "--keep_films",
+    "--characteristics",
+    "--dates",
 )  # options that are true or false
 
 USAGE = """\
@@ -51,6 +53,8 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding export FILE... --scores DIR --out DICOM          scores as DICOM: report, picture, map
   nofinding listen --home HOME --accept TITLE...             films from scanners and archives
   nofinding study --archive URL --study UID --out DIR        score in an archive, store it there
+  nofinding deidentify FILE|FOLDER... --out FILMS            DICOM films without the person
+  nofinding audit verify LOG --key KEY                       whether an audit log is whole
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
@@ -214,6 +218,27 @@ def _study_parser(method: str | None, preset: str | None) -> ArgumentParser:
     return parser
 
 
+def _deidentify_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.run import DeidentifyOptions
+
+    parser = _new("deidentify", _first_line(DeidentifyOptions))
+    places = "DICOM files, or folders of them"
+    parser.add_argument("places", nargs="+", type=str, metavar="PLACE", help=places)
+    _with_options(parser, DeidentifyOptions)
+    return parser
+
+
+def _audit_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.service.auditing import AuditOptions
+
+    parser = _new("audit", _first_line(AuditOptions))
+    does = "verify: whether the log is whole, and where it ends; show: its entries, as JSON lines"
+    parser.add_argument("what", type=Literal["verify", "show"], metavar="WHAT", help=does)
+    parser.add_argument("file", type=str, metavar="LOG", help="the log")
+    _with_options(parser, AuditOptions)
+    return parser
+
+
 def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.run import ImportOptions
 
@@ -334,6 +359,20 @@ def _study(parser: ArgumentParser, parsed: Namespace) -> None:
         Console().print(table)
 
 
+def _deidentify(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.run import DeidentifyOptions, deidentify
+
+    print(deidentify(parsed.places, _options(DeidentifyOptions, parsed, ("places",))))
+
+
+def _audit(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.service.auditing import AuditOptions, audit
+
+    options = _options(AuditOptions, parsed, ("what", "file"))
+    for line in audit(parsed.what, Path(parsed.file), options):
+        print(line)
+
+
 def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import ImportOptions, import_official
 
@@ -406,6 +445,8 @@ COMMANDS: dict[str, Command] = {
     "export": (_export, _export_parser),
     "listen": (_listen, _listen_parser),
     "study": (_study, _study_parser),
+    "deidentify": (_deidentify, _deidentify_parser),
+    "audit": (_audit, _audit_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
     "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
     "recipes": (_recipes, _recipes_parser),

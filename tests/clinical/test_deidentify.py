@@ -56,6 +56,57 @@ def everything(data: Dataset) -> str:
     return " ".join(f"{e.value!r}" for e in elements if e.VR != "SQ")
 
 
+def places_where_a_person_can_hide() -> Dataset:
+    """A film with names and dates where the standard's table does not look."""
+    data = film()
+    person = Dataset()
+    person.CodeValue, person.CodingSchemeDesignator, person.CodeMeaning = CANARY, "99X", CANARY
+    data.InstitutionCodeSequence = [person]
+    said = Dataset()
+    said.ValueType, said.TextValue, said.PersonName = "TEXT", CANARY, f"{CANARY}^In"
+    said.ConceptNameCodeSequence = [person]
+    data.ContentSequence = [said]
+    data.EncryptedAttributesSequence = [Dataset()]
+    data.EncryptedAttributesSequence[0].EncryptedContent = CANARY.encode() * 2
+    data.Allergies, data.PatientBirthDateInAlternativeCalendar = CANARY, f"19600229 {CANARY}"
+    data.DateOfGainCalibration, data.MultiFrameSourceSOPInstanceUID = "20240301", "1.2.3.7"
+    data.PartialViewDescription, data.DetectorDescription = CANARY, CANARY
+    data.add_new(Tag("SmallestImagePixelValue"), "LO", CANARY)  # a text where a number belongs
+    data.add_new(Tag("PatientSex"), "LO", f"{CANARY} F")
+    data.add_new(Tag(0x0028, 0x0005), "US", 2)  # retired, and a number
+    data.add_new(Tag("PatientAge"), "AS", CANARY)
+    data.add_new(Tag("BodyPartExamined"), "CS", f"CHEST OF {CANARY} {CANARY}")
+    data.add_new(Tag(0x0040, 0x2006), "SH", CANARY)  # retired: an order's number
+    return data
+
+
+@pytest.mark.parametrize("dates", [False, True])
+@pytest.mark.parametrize("characteristics", [False, True])
+def test_nobody_hides_where_the_table_does_not_look(dates: bool, characteristics: bool) -> None:
+    profile = replace(PROFILE, dates=dates, characteristics=characteristics)
+    cleaned = deidentified(places_where_a_person_can_hide(), profile)
+    said = everything(cleaned)
+    assert CANARY not in said
+    for real in ("19600229", "20240301", "1.2.3."):
+        assert real not in said
+    assert cleaned.InstitutionCodeSequence[0].CodeValue == "REMOVED"
+    assert "EncryptedAttributesSequence" not in cleaned and Tag(0x0028, 0x0005) not in cleaned
+    assert cleaned.Rows == 2 and cleaned.PixelData == b"\1\2\3\4"
+
+
+def test_what_says_nothing_of_a_person_stays() -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "816094009", "SCT", "Chest"
+    lut = Dataset()
+    lut.LUTDescriptor, lut.LUTData, lut.LUTExplanation = [2, 0, 8], b"\1\2\3\4", "normal"
+    lut["LUTData"].VR = "OW"
+    cleaned = deidentified(
+        film(AnatomicRegionSequence=[code], VOILUTSequence=[lut], Manufacturer="Someone Ltd",
+             RescaleType="US"), PROFILE)  # fmt: skip
+    assert cleaned.AnatomicRegionSequence[0] == code and cleaned.VOILUTSequence[0] == lut
+    assert cleaned.Manufacturer == "Someone Ltd" and cleaned.RescaleType == "US"
+
+
 @pytest.mark.parametrize("dates", [False, True])
 @pytest.mark.parametrize("characteristics", [False, True])
 def test_no_canary_is_left(dates: bool, characteristics: bool) -> None:
@@ -96,6 +147,8 @@ def test_dates_move_together_or_go() -> None:
 def test_the_record_stays_if_asked_for_and_the_codes_say_so() -> None:
     kept = deidentified(film(), PROFILE)
     assert (kept.PatientSex, kept.PatientAge, float(kept.PatientSize)) == ("F", "064Y", 1.7)
+    for age in ("81", "003M"):  # as some films have it, and as the standard has it
+        assert deidentified(film(PatientAge=age), PROFILE).PatientAge == age
     codes = [code.CodeValue for code in kept.DeidentificationMethodCodeSequence]
     assert codes == ["113100", "113108"]
     bare = deidentified(film(), Profile(key=PROFILE.key, characteristics=False, dates=True))
@@ -105,9 +158,20 @@ def test_the_record_stays_if_asked_for_and_the_codes_say_so() -> None:
     assert bare.PatientIdentityRemoved == "YES"
 
 
-def test_burnt_in_names_are_refused() -> None:
+@pytest.mark.parametrize("said", ["YES", "yes ", ["YES", "YES"], "MAYBE"])
+def test_burnt_in_names_are_refused(said: object) -> None:
     with pytest.raises(FilmError, match="burnt into its pixels"):
-        deidentified(film(BurnedInAnnotation="YES"), PROFILE)
+        deidentified(film(BurnedInAnnotation=said), PROFILE)
+    assert deidentified(film(BurnedInAnnotation="NO"), PROFILE).BurnedInAnnotation == "NO"
+
+
+def test_an_overlay_in_the_pixels_is_refused() -> None:
+    data = film()
+    data.add_new(Tag(0x6000, 0x0102), "US", 0)
+    assert Tag(0x6000, 0x0102) not in deidentified(data, PROFILE)
+    data[0x6000, 0x0102].value = 12
+    with pytest.raises(FilmError, match="overlay in the bits of its pixels"):
+        deidentified(data, PROFILE)
 
 
 def test_the_table_is_the_standards() -> None:

@@ -4,10 +4,15 @@ What is done to which element is the standard's table E.1-1, taken from dicom-an
 a copy of it; where the table leaves a choice, that which says least and keeps the object valid is
 made. Private elements, overlays and curves go. UIDs and the patient's id become pseudonyms that
 follow from a secret key, so that films of one study stay together.
+
+Stricter than the table: of what it does not name, names, dates, texts and bytes go unless they are
+on a short list here; so do retired elements, signatures and what is encrypted. Where a sequence is
+to be replaced, all that its items say is.
 """
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +20,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from pydicom.datadict import dictionary_is_retired, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
@@ -34,9 +40,28 @@ CHARACTERISTICS = frozenset(
     Tag(keyword)
     for keyword in (
         *("PatientSex", "PatientAge", "PatientSize", "PatientWeight", "EthnicGroup"),
-        *("PregnancyStatus", "SmokingStatus", "PatientSexNeutered", "Allergies"),
+        *("PregnancyStatus", "SmokingStatus", "PatientSexNeutered"),
+    )
+)  # that it keeps as they are; those to be cleaned, free text such as Allergies, go
+TEXTS = ("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
+BYTES = ("OB", "OD", "OF", "OL", "OV", "OW", "UN")
+DATES = ("DA", "DT", "TM")
+# Looser than the standard: some films have an age without its letter, a view in small letters.
+FORMS = {"AS": re.compile(r"(\d{1,3}[DWMY]?)?", re.ASCII), "CS": re.compile(r"[\w -]{0,16}")}
+# What says nothing of a person, of the kinds above, and the table does not name.
+HARMLESS = frozenset(
+    Tag(keyword)
+    for keyword in (
+        *("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodeMeaning"),
+        *("CodingSchemeVersion", "Manufacturer", "ManufacturerModelName", "SoftwareVersions"),
+        *("DetectorManufacturerName", "DetectorManufacturerModelName", "FilterType", "PlateType"),
+        *("PhosphorType", "AcquisitionDeviceProcessingCode", "PixelSpacingCalibrationDescription"),
+        *("RescaleType", "ModalityLUTType", "LUTExplanation", "WindowCenterWidthExplanation"),
+        *("LUTData", "PixelData", "CodingSchemeUID", "ContextUID", "MappingResourceUID"),
     )
 )
+SEALED = frozenset(map(Tag, ("EncryptedAttributesSequence", "MACParametersSequence",
+                             "DigitalSignaturesSequence")))  # fmt: skip
 DUMMY: dict[str, Any] = {
     "AE": "REMOVED", "AS": "000Y", "CS": "REMOVED", "DA": "19000101", "DS": "0", "DT": "19000101",
     "FD": 0.0, "FL": 0.0, "IS": "0", "LO": "REMOVED", "LT": "REMOVED", "PN": "REMOVED^",
@@ -77,9 +102,12 @@ def pseudonym(profile: Profile, patient_id: str, issuer: str = "") -> str:
 
 
 def deidentified(dataset: Dataset, profile: Profile) -> Dataset:
-    """A copy without the person. Raises FilmError where names may be burnt into the pixels."""
-    if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES":
+    """A copy without the person. Raises FilmError where names may be in the pixels: burnt in, by
+    the film's own word, or as an overlay in the bits above them."""
+    if str(dataset.get("BurnedInAnnotation") or "NO").strip().upper() != "NO":
         raise FilmError("says that names are burnt into its pixels; those are not cleaned here")
+    if any(e.tag.group >> 8 == 0x60 and e.tag.element == 0x0102 and e.value for e in dataset):
+        raise FilmError("has an overlay in the bits of its pixels; those are not cleaned here")
     patient = str(dataset.get("PatientID") or ""), str(dataset.get("IssuerOfPatientID") or "")
     days = 1 + int.from_bytes(profile.digest("days", "|".join(patient))[:4]) % SHIFT
     cleaned = _cleaned(dataset, profile, days)
@@ -135,25 +163,46 @@ def action_on(tag: BaseTag) -> str:
     return "K"
 
 
+def _action(element: DataElement, profile: Profile) -> str:
+    """What is done to an element: the table's action, the options', or our stricter one."""
+    tag, vr, action = element.tag, element.VR, action_on(element.tag)
+    if tag in SEALED or dictionary_is_retired(tag):
+        return "X"
+    if vr in (*TEXTS, *BYTES) and vr not in dictionary_VR(tag).split(" or "):
+        return "X"  # a text where a number belongs
+    if vr in FORMS and not all(map(FORMS[vr].fullmatch, _texts(element))):
+        return "X"  # a text where an age or a word of a list belongs
+    if profile.characteristics and tag in CHARACTERISTICS:
+        return "K"
+    if profile.dates and vr in DATES:
+        return "S"
+    if vr == "UI" and (action == "Z" or (action == "K" and tag not in HARMLESS)):
+        return "U"
+    if action == "K" and vr in (*TEXTS, *BYTES, *DATES) and tag not in HARMLESS:
+        return "X"
+    return action
+
+
+def _texts(element: DataElement) -> list[str]:
+    value = element.value
+    return [str(one or "") for one in (value if element.VM > 1 else [value])]
+
+
 def _cleaned(dataset: Dataset, profile: Profile, days: int) -> Dataset:
     made = Dataset()
     for element in dataset:
-        tag = element.tag
-        if tag.is_private or 0x5000 <= tag.group < 0x5100 or 0x6000 <= tag.group < 0x6100:
-            continue
-        if element.VR == "UN" or (not element.keyword and element.VR != "SQ"):
-            continue  # nobody knows what it says
-        action = action_on(tag)
-        if profile.characteristics and tag in CHARACTERISTICS:
-            action = "K"
-        if profile.dates and element.VR in ("DA", "DT", "TM"):
-            action = "S"
-        if element.VR == "UI" and action == "Z":
-            action = "U"
-        changed = ACTIONS[action](element, profile, days)
-        if changed is not None:
-            made.add(changed)
+        if _is_known(element):
+            changed = ACTIONS[_action(element, profile)](element, profile, days)
+            if changed is not None:
+                made.add(changed)
     return made
+
+
+def _is_known(element: DataElement) -> bool:
+    """Whether the standard says what it is; overlays and curves do not count."""
+    tag = element.tag
+    layered = tag.group >> 8 in (0x50, 0x60)
+    return bool(element.keyword) and element.VR != "UN" and not tag.is_private and not layered
 
 
 def _kept(element: DataElement, profile: Profile, days: int) -> DataElement:
@@ -168,14 +217,22 @@ def _emptied(element: DataElement, profile: Profile, days: int) -> DataElement:
 
 
 def _replaced(element: DataElement, profile: Profile, days: int) -> DataElement:
-    if element.VR == "SQ":  # its items are cleaned by the same table
-        return _kept(element, profile, days)
     if element.VR == "UI":
         return _renamed(element, profile, days)
-    return DataElement(element.tag, element.VR, DUMMY.get(element.VR))
+    if element.VR != "SQ":
+        return DataElement(element.tag, element.VR, DUMMY.get(element.VR))
+    items = []
+    for item in element.value:
+        items.append(Dataset())
+        for inner in item:
+            if _is_known(inner):
+                items[-1].add(_replaced(inner, profile, days))
+    return DataElement(element.tag, "SQ", items)
 
 
 def _renamed(element: DataElement, profile: Profile, days: int) -> DataElement:
+    if element.VR == "SQ":  # of references: their UIDs are renamed by the same table
+        return _kept(element, profile, days)
     if element.VR != "UI":
         return _replaced(element, profile, days)
     values = element.value if element.VM > 1 else [element.value] if element.value else []

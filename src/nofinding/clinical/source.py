@@ -4,6 +4,7 @@ header only what is on a list, read where it can do no harm."""
 from pathlib import Path
 
 from pydicom import config
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import validate_value
@@ -28,6 +29,8 @@ def read_told(path: Path) -> Dataset:
         raise UserError(f"{path} is not a DICOM file; only such a film says whose it is")
     film = Dataset()
     for tag, element in told.items():
+        if element["vr"] != dictionary_VR(int(tag, 16)):
+            continue  # a text where an age belongs would go into every object
         values = element.get("Value", [])
         if _valid(element["vr"], values if element["vr"] != "PN" else []):
             film.update(Dataset.from_json({tag: element}))

@@ -12,6 +12,7 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +30,9 @@ from nofinding.data.limits import (
     require_nifti,
 )
 
-__all__ = ["answer", "main"]
+__all__ = ["answer", "main", "serve"]
+
+Answer = tuple[dict[str, Any], bytes]
 
 GREY = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
 
@@ -56,7 +59,7 @@ def raster(path: Path, kind: str) -> Shaped[np.ndarray, "h w"]:
         return np.asarray(film.convert("L"))
 
 
-def answer(path: Path, what: str) -> tuple[dict[str, Any], bytes]:
+def answer(path: Path, what: str) -> Answer:
     """What the file says of itself ("header"; "identity"; or all that a cohort is chosen by,
     "study"), its pixels ("pixels"), or, of a NIfTI file, its voxels ("volume") or where they are
     not 0 ("mask")."""
@@ -81,10 +84,14 @@ def answer(path: Path, what: str) -> tuple[dict[str, Any], bytes]:
     return {"dtype": str(pixels.dtype), "shape": pixels.shape}, pixels.tobytes()
 
 
-def _safely(request: dict[str, str]) -> tuple[dict[str, Any], bytes]:
+def _answered(path: Path, request: dict[str, Any]) -> Answer:
+    return answer(path, request["what"])
+
+
+def _safely(request: dict[str, Any], answered: Callable[[Path, dict[str, Any]], Answer]) -> Answer:
     """An answer, or why there is none. Never a decoder's own words: they may quote the file."""
     try:
-        return answer(Path(request["path"]), request["what"])
+        return answered(Path(request["path"]), request)
     except FilmError as error:
         return {"error": str(error)}, b""
     except FileNotFoundError:
@@ -111,12 +118,16 @@ def _confine() -> None:
             resource.setrlimit(limit, (most, most))
 
 
-def main(requests: BinaryIO, answers: BinaryIO) -> None:
+def main(
+    requests: BinaryIO,
+    answers: BinaryIO,
+    answered: Callable[[Path, dict[str, Any]], Answer] = _answered,
+) -> None:
     """Answers until the other end is closed, which is also how the parent's death shows."""
     while len(prefix := requests.read(4)) == 4:
         request = json.loads(requests.read(struct.unpack("<I", prefix)[0]))
         signal.alarm(TIMEOUT + 5)  # should the parent die while this is at work
-        reply, pixels = _safely(request)
+        reply, pixels = _safely(request, answered)
         signal.alarm(0)
         text = json.dumps(reply).encode()
         answers.write(struct.pack("<I", len(text)) + text)
@@ -126,10 +137,15 @@ def main(requests: BinaryIO, answers: BinaryIO) -> None:
             return
 
 
-if __name__ == "__main__":
+def serve(answered: Callable[[Path, dict[str, Any]], Answer] = _answered) -> None:
+    """Confines this process, and answers its parent's requests by `answered` until it ends."""
     _confine()
-    Image.MAX_IMAGE_PIXELS = None  # check_size speaks first, and in our words
     own = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not speak into the answers
     with contextlib.suppress(BrokenPipeError):
-        main(sys.stdin.buffer, own)
+        main(sys.stdin.buffer, own, answered)
+
+
+if __name__ == "__main__":
+    Image.MAX_IMAGE_PIXELS = None  # check_size speaks first, and in our words
+    serve()

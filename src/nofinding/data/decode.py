@@ -28,7 +28,14 @@ from typing import Any
 import numpy as np
 
 import nofinding
-from nofinding.data.limits import TIMEOUT, FilmError, check_decoded, kind_of, require_nifti
+from nofinding.data.limits import (
+    TIMEOUT,
+    FilmError,
+    check_decoded,
+    check_made,
+    kind_of,
+    require_nifti,
+)
 from nofinding.errors import UserError
 from nofinding.types import Pixels, Record
 
@@ -37,6 +44,7 @@ __all__ = [
     "UnreadableError",
     "VolumeFile",
     "check_files",
+    "child_of",
     "read_header",
     "read_headers",
     "read_identity",
@@ -62,16 +70,17 @@ class UnreadableError(UserError):
 class _Child:
     """The decoder process of this process. Safe to use from several threads, and after a fork."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "nofinding.data.codec") -> None:
+        self.module = module
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, path: Path, what: str) -> tuple[dict[str, Any], bytes]:
+    def ask(self, path: Path, what: str, **more: str | bool) -> tuple[dict[str, Any], bytes]:
         """The child's answer. Raises FilmError with the reason where it has none.
 
         A child that dies is asked once more, afresh: it may have been killed from outside.
         """
-        request = json.dumps({"path": str(path.absolute()), "what": what}).encode()
+        request = json.dumps({**more, "path": str(path.absolute()), "what": what}).encode()
         message = struct.pack("<I", len(request)) + request
         with self.lock:
             try:
@@ -103,6 +112,8 @@ class _Child:
         self.process.stdin.write(message)
         (length,) = struct.unpack("<I", self._read(4, deadline))
         reply: dict[str, Any] = json.loads(self._read(min(length, 2**16), deadline))
+        if "bytes" in reply:
+            return reply, self._read(check_made(reply["bytes"]), deadline)
         if "dtype" not in reply:
             return reply, b""
         shape = tuple(reply["shape"])
@@ -126,13 +137,12 @@ class _Child:
             data += piece
         return bytes(data)
 
-    @staticmethod
-    def _start() -> "subprocess.Popen[bytes]":
+    def _start(self) -> "subprocess.Popen[bytes]":
         package = str(Path(nofinding.__file__).parents[1])
         search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "nofinding.data.codec"],
+            [sys.executable, "-P", "-m", self.module],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -162,6 +172,12 @@ class _Child:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def child_of(module: str) -> _Child:
+    """A process of its own that runs `module`, which serves as `data/codec.py` does. Whoever asks
+    it closes it."""
+    return _Child(module)
 
 
 _child = _Child()

@@ -9,6 +9,7 @@ __all__ = [
     "VOLUME_LONGEST",
     "FilmError",
     "check_decoded",
+    "check_made",
     "check_size",
     "check_volume",
     "kind_of",
@@ -23,6 +24,7 @@ VOLUME_VOXELS = 2**28
 VOLUME_LONGEST = 256  # voxels a side of what is decoded: methods see cubes of 32 to 128
 MEMORY = 3 * 2**30  # bytes of address space
 TIMEOUT = 30  # seconds
+MADE = 2**29  # bytes of a file that a child has made
 
 
 class FilmError(Exception):
@@ -77,3 +79,10 @@ def check_decoded(shape: tuple[int, ...]) -> None:
         return
     high, wide = shape
     check_size(wide, high)
+
+
+def check_made(count: object) -> int:
+    """How many bytes of a made file are taken from a child. Raises FilmError above the limit."""
+    if not isinstance(count, int) or not 0 <= count <= MADE:
+        raise FilmError("made the decoder fail")
+    return count

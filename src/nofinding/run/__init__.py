@@ -3,6 +3,7 @@
 from nofinding.run.assembling import CohortOptions, assemble_cohort
 from nofinding.run.benching import BenchOptions, bench
 from nofinding.run.caching import CacheOptions, cache_films
+from nofinding.run.deidentifying import DeidentifyOptions, deidentify
 from nofinding.run.demo import DemoOptions, demo
 from nofinding.run.evaluating import EvaluateOptions, evaluate
 from nofinding.run.exampling import ExampleOptions, write_example
@@ -17,6 +18,7 @@ __all__ = [
     "BenchOptions",
     "CacheOptions",
     "CohortOptions",
+    "DeidentifyOptions",
     "DemoOptions",
     "EvaluateOptions",
     "ExampleOptions",
@@ -29,6 +31,7 @@ __all__ = [
     "assemble_cohort",
     "bench",
     "cache_films",
+    "deidentify",
     "demo",
     "evaluate",
     "export",

@@ -18,7 +18,7 @@ from typing import Any
 
 from nofinding.errors import UserError
 
-__all__ = ["AuditLog", "Head", "verify_audit"]
+__all__ = ["AuditLog", "Head", "followed", "verify_audit"]
 
 START = "0" * 64
 LONGEST = 2**16  # bytes of a line
@@ -112,6 +112,17 @@ def verify_audit(file: Path, key: bytes, head: Head | None = None) -> Head:
     `head`, which was noted when it was written.
     """
     before, count = START, 0
+    for entry in followed(file, key, head):
+        before, count = str(entry["hash"]), count + 1
+    return Head(entries=count, hash=before)
+
+
+def followed(file: Path, key: bytes, head: Head | None = None) -> Iterator[dict[str, Any]]:
+    """The entries, each once it is known to follow on the one before it.
+
+    Raises UserError as `verify_audit` does, behind the last entry that is whole.
+    """
+    before, count = START, 0
     for number, entry in _entries(file):
         where = f"audit log {file}: line {number + 1}"
         if entry.get("number") != number or entry.get("before") != before:
@@ -121,9 +132,9 @@ def verify_audit(file: Path, key: bytes, head: Head | None = None) -> Head:
         before, count = str(entry["hash"]), number + 1
         if head is not None and count == head.entries and before != head.hash:
             raise UserError(f"{where}: is not the entry that was noted")
+        yield entry
     if head is not None and count < head.entries:
         raise UserError(f"audit log {file}: ends after {count} entries, {head.entries} were noted")
-    return Head(entries=count, hash=before)
 
 
 def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """The folder that a service lives in: its queue, received films, results, audit log and key.
 
     HOME/
-      key              32 random bytes: pseudonyms in file names, logs and the audit log
+      key              256 random bits: pseudonyms in file names, logs and the audit log
       queue.sqlite     jobs (queue.py)
       spool/           films as they came, under keyed names (listen.py)
       results/JOB/     what is said of each film (kept.py)
@@ -31,7 +31,7 @@ from nofinding.service.spool import LEFT_OVER, Received, Spool
 
 __all__ = ["Home"]
 
-KEY_BYTES = 32
+DIGITS = 64  # of the key, hexadecimal
 
 
 class Home:
@@ -103,11 +103,11 @@ def _key(file: Path) -> bytes:
     """The service's secret, made by whoever comes first. Raises UserError where it is not one."""
     if not file.exists():
         made = file.with_name(f".key.{os.getpid()}.{secrets.token_hex(4)}")
-        write_durably(made, secrets.token_bytes(KEY_BYTES))
+        write_durably(made, f"{secrets.token_hex(DIGITS // 2)}\n".encode())
         with contextlib.suppress(FileExistsError):  # another process was faster: its key counts
             os.link(made, file)
         made.unlink()
-    key = file.read_bytes()
-    if len(key) != KEY_BYTES:
-        raise UserError(f"{file}: has {len(key)} bytes, a key has {KEY_BYTES}; was it changed?")
+    key = file.read_bytes().strip()
+    if len(key) != DIGITS:
+        raise UserError(f"{file}: has {len(key)} digits, a key has {DIGITS}; was it changed?")
     return key

@@ -26,7 +26,7 @@ def pseudonymise(assembly: Assembly) -> None:
     id, has no pseudonym. 80 bits are kept: a million patients collide with odds of one to 10^12.
     Raises UserError where the key cannot be read, is short, or could get into others' hands.
     """
-    key = _key(assembly)
+    key = read_key(assembly.choices.key, assembly.root).ljust(BLOCK, b"\0")  # one block of SHA-256
     inner, outer = (bytes(byte ^ pad for byte in key).hex() for pad in (0x36, 0x5C))  # RFC 2104
     assembly.con.execute(
         "CREATE OR REPLACE MACRO pseudonym(kind, id) AS CASE WHEN trim(id) != '' THEN "
@@ -36,26 +36,16 @@ def pseudonymise(assembly: Assembly) -> None:
     assembly.private = True
 
 
-def _key(assembly: Assembly) -> bytes:
-    """The key as HMAC takes it: one block of SHA-256."""
-    file = assembly.choices.key
-    if file is not None and file.resolve().is_relative_to(assembly.root.resolve()):
-        raise UserError(f"--key {file}: lies among the films; keep it where nobody copies it along")
-    return read_key(file)
+def read_key(file: Path | None, *films: Path) -> bytes:
+    """The secret in a file, 16 to 64 bytes; of None, the user's own, made if there is none.
 
-
-def pseudonym_of(key: bytes, kind: str, name: str) -> str:
-    """What the SQL function pseudonym gives for an id, under a key as `read_key` gives it."""
-    digest = hmac.digest(key, f"{kind}|{name.strip()}".encode(), "sha256")
-    return f"{kind}-{digest.hex()[:20]}"
-
-
-def read_key(file: Path | None) -> bytes:
-    """The key in the file, or else the user's own, as HMAC takes it: one block of SHA-256.
-
-    Raises UserError where it cannot be read, is short, or could get into others' hands.
+    Raises UserError where it cannot be read, is short, or could get into others' hands: where
+    everybody may read it, or it lies among the films.
     """
-    file = _own_key() if file is None else file
+    if file is None:
+        file = _own_key()
+    elif any(file.resolve().is_relative_to(folder.resolve()) for folder in films):
+        raise UserError(f"--key {file}: lies among the films; keep it where nobody copies it along")
     try:
         with file.open("rb") as stream:
             key = stream.read(2 * BLOCK).strip()
@@ -67,7 +57,13 @@ def read_key(file: Path | None) -> bytes:
     if not SHORTEST <= len(key) <= BLOCK:
         told = f"{len(key)} bytes" if len(key) < BLOCK else f"more than {BLOCK} bytes"
         raise UserError(f"--key {file}: has {told}; give {SHORTEST} to {BLOCK} random ones")
-    return key.ljust(BLOCK, b"\0")
+    return key
+
+
+def pseudonym_of(key: bytes, kind: str, name: str) -> str:
+    """What the SQL function pseudonym gives for an id, under a key as `read_key` gives it."""
+    digest = hmac.digest(key, f"{kind}|{name.strip()}".encode(), "sha256")
+    return f"{kind}-{digest.hex()[:20]}"
 
 
 def _own_key() -> Path:
