@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import RLELossless
 
 from hostile import answer, answering
 from nofinding.clinical import dicomweb
@@ -62,6 +63,18 @@ def test_what_is_stored_is_found_and_comes_back_as_it_was(archive: Orthanc, tmp_
     assert STUDY in here.studies(days="20240101-20240131")
     assert here.studies(patient="CANARY-7") == here.studies(days="20240105", patient="CANARY-7")
     assert here.studies(days="20250101") == here.studies(patient="CANARY") == []
+
+
+def test_a_compressed_film_comes_as_it_is_stored(archive: Orthanc, tmp_path: Path) -> None:
+    film = a_film(tmp_path, 3, StudyInstanceUID=f"{ROOT}.61", SeriesInstanceUID=f"{ROOT}.62")
+    data = dcmread(film)
+    data.compress(RLELossless, generate_instance_uid=False)
+    data.save_as(film)
+    archive.put(film)
+    here = Archive(archive.dicomweb)
+    (found,) = here.films(f"{ROOT}.61", 8)
+    here.retrieve(found, tmp_path / "back.dcm")
+    assert (tmp_path / "back.dcm").read_bytes() == film.read_bytes()
 
 
 def test_the_same_object_again_is_one(archive: Orthanc, tmp_path: Path) -> None:
@@ -298,6 +311,7 @@ def test_a_token_goes_along_and_netrc_does_not(
     with answering(lambda _: [page(0, 1)]) as server:
         Archive(server.address).studies(days="20240101")
         assert not any(line.startswith("authorization") for line in server.headers)
+        assert f"host: {server.address.split('/')[2]}" in server.headers
         monkeypatch.setenv(TOKEN, "abc.def")
         Archive(server.address).studies(days="20240101")
         assert "authorization: bearer abc.def" in server.headers

@@ -225,6 +225,7 @@ class BoundedSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """The answer, whose body is bounded. Raises ArchiveError, also where it leads elsewhere."""
         asked = {"stream": True, "allow_redirects": False, "timeout": (CONNECT, self.seconds)}
+        request.headers.pop("Host", None)  # dicomweb-client's, which lacks the port
         watch = _Watch(self.exchange)
         token = _watch.set(watch)
         try:
