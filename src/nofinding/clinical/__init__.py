@@ -2,13 +2,16 @@
 
 Needs the extra `nofinding[clinical]`. Everything written is marked as research.
 
-The libraries for DICOM log and warn with the values that they handle, the ids and names of
-patients among them: what they say goes nowhere once this package is imported.
+The libraries for DICOM and for the network log and warn with the values that they handle, the ids
+and names of patients among them: what they say goes nowhere once this package is imported.
 """
 
 import logging
 
-TALKATIVE = ("highdicom", "pydicom", "pynetdicom")
+TALKATIVE = (
+    *("highdicom", "pydicom", "pynetdicom"),
+    *("dicomweb_client", "requests", "retrying", "urllib3"),
+)
 
 for name in TALKATIVE:
     logger = logging.getLogger(name)

@@ -22,14 +22,11 @@ from dicomweb_client.uri import URI
 from dicomweb_client.web import DICOMwebClient
 
 from nofinding.clinical.bounded import ArchiveError, BoundedSession, SilentError, address_of
-from nofinding.clinical.hushed import hush
 from nofinding.clinical.multipart import MultipartError, boundary_of, only_part
 from nofinding.clinical.outgoing import Outgoing, Refused, streamed
 from nofinding.errors import UserError
 
 __all__ = ["Archive", "Found", "days_of"]
-
-hush("dicomweb_client", "retrying", "requests", "urllib3")
 
 # CR and DX images, those "for presentation"
 FILMS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1")

@@ -28,15 +28,12 @@ from pydicom.sr.codedict import codes
 
 from nofinding import __version__
 from nofinding.clinical import codes as ours
-from nofinding.clinical.hushed import hush
 from nofinding.clinical.result import Result, on_the_film
 from nofinding.clinical.source import spacing_of, uid_of
 from nofinding.evaluate.gallery import tinted
 from nofinding.types import Pixels
 
 __all__ = ["Made", "objects_of"]
-
-hush("highdicom", "pydicom")
 
 MAKER = "nofinding"
 SERIES = {"report": 9101, "picture": 9102, "map": 9103, "segmentation": 9104}

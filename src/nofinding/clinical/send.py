@@ -12,13 +12,10 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from nofinding.clinical.hushed import hush
 from nofinding.clinical.outgoing import Outgoing, Refused
 from nofinding.errors import UserError
 
 __all__ = ["Peer", "require_title", "send"]
-
-hush("pynetdicom")
 
 SECONDS = 30.0  # until a silent peer is given up
 WAITS = (1.0, 3.0)  # seconds before a peer is tried again
