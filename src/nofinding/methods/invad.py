@@ -32,6 +32,7 @@ from nofinding.methods.frozen_maps import (
 from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.nets.dit import DiT
 from nofinding.nets.features import EFFICIENTNET, FeatureMaps, load_features
+from nofinding.runtime import device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -201,7 +202,7 @@ class InvAD(WithoutRecord):
         films = MapFilms(normal, self.teacher, job)
         mean, spread = channel_statistics(films)[0]
         self.scale = {"mean": mean, "spread": spread}
-        self.net["denoiser"] = self.new_denoiser(seed)
+        self.net["denoiser"] = self.new_denoiser(seed).to(device_of(self.net))
         train(self.net["denoiser"], self.loss, cast(Films, films), config, seed=seed, job=job)
         found = []
         with torch.no_grad():
