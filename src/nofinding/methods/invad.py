@@ -209,7 +209,7 @@ class InvAD(WithoutRecord):
             for start in range(0, len(films), CHUNK):
                 batch = films.batch(range(start, min(start + CHUNK, len(films))))
                 z = self.standardised(unpacked(batch.image, self.shapes)[0])
-                found.append(ingredients(self.invert(z)))
+                found.append(ingredients(self.invert(z.to(device_of(self.net))).cpu()))
         for name in PARTS:
             values = torch.cat([each[name] for each in found])
             self.scale[f"{name}.mean"] = values.mean()
