@@ -297,13 +297,14 @@ def published(bench: Bench) -> None:
                     detector.runtime = Runtime(precision="bfloat16" if way.low else "float32")
                     batch = batch_of(detector, rows)
                     found.append(bench.seconds(lambda d=detector, b=batch: d.score(b)))  # type: ignore[misc]
-            if any(isinstance(f, str) for f in found):
-                cells = [f if isinstance(f, str) else f"{f[0] / rows:.3g}" for f in found]
-                bench.say(f"| {rows} | {way.name} | {cells[0]} | {cells[1]} | - |")
-                continue
-            a, b = (f[0] / rows for f in found if not isinstance(f, str))
-            whole = a * CALLS / few
-            bench.say(f"| {rows} | {way.name} | {whole:.3g} | {b:.3g} | {whole / b:,.0f} |")
+            each = [None if isinstance(f, str) else f[0] / rows for f in found]
+            whole = None if each[0] is None else each[0] * CALLS / few
+            cells = [
+                str(f) if taken is None else f"{taken:.3g}"
+                for f, taken in zip(found, (whole, each[1]), strict=True)
+            ]
+            times = f"{whole / each[1]:,.0f}" if whole and each[1] else "-"
+            bench.say(f"| {rows} | {way.name} | {cells[0]} | {cells[1]} | {times} |")
 
 
 def pipeline(bench: Bench) -> None:
@@ -333,7 +334,7 @@ def pipeline(bench: Bench) -> None:
         first = run("first")
         bench.say(
             f"{count} films of 320 x 320 as PNG; the first time, from the files: {first:.1f} s, "
-            f"{count / first:.0f} films/s. From the cache:",
+            f"{count / first:.0f} films/s. From the cache, with what it takes to begin:",
             "",
             "| films at once | precision | s | films/s |",
             "|---|---|---|---|",

@@ -295,7 +295,7 @@ def test_state_survives_a_checkpoint(fitted: Fitted, tmp_path: Path) -> None:
 
 
 def test_it_scores_wherever_its_network_lies(fitted: Fitted, tmp_path: Path) -> None:
-    """On a device that is none but refuses what a GPU refuses; tests/test_cuda.py has a real one."""
+    """On a device that is none, but refuses what a GPU refuses."""
     detector = fitted.new()
     checkpoint.save(tmp_path / "model", fitted.detector.state(), {})
     detector.load_state(checkpoint.load(tmp_path / "model")[0])
