@@ -104,10 +104,14 @@ def run(given: argparse.Namespace, resume: bool) -> None:
         steps=given.steps, batch_size=given.batch_size, accumulate=given.accumulate, log_every=3
     )
     net = TinyNet(given.dropout)
-    job = Job(folder=given.folder, resume=resume, accelerator="cpu", devices=given.devices)
+    where = {"accelerator": given.accelerator, "devices": given.devices}
+    job = Job(folder=given.folder, resume=resume, **where)
     done = train(net, denoise, TinyFilms(pause=given.pause), config, seed=1, job=job)
     if os.environ.get("RANK", "0") == "0":
-        checkpoint.save(given.result, net.state_dict(), {"history": done.history})
+        spoken = torch.distributed.is_initialized()
+        backend = torch.distributed.get_backend() if spoken else "none"
+        told = {"history": done.history, "backend": backend}
+        checkpoint.save(given.result, net.state_dict(), told)
 
 
 def killed(given: argparse.Namespace, number: int, seconds: float) -> int:
@@ -142,6 +146,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill", nargs="+", default=[])
     given = parser.parse_args()

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nofinding.errors import UserError
 
-__all__ = ["Engine", "FlopCounter", "Network", "Portable", "Precision", "Runtime"]
+__all__ = ["Engine", "FlopCounter", "Network", "Portable", "Precision", "Runtime", "device_of"]
 
 Precision = Literal["float32", "bfloat16"]
 Engine = Literal["torch", "openvino"]
@@ -72,6 +72,11 @@ class Runtime:
         # Channels last: a third faster in float32 on the processors it was measured on.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return _Torch(module, self.precision)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where its weights lie: one that takes its place belongs there."""
+    return next(module.parameters()).device
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from elsewhere import elsewhere
 from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
@@ -291,6 +292,22 @@ def test_state_survives_a_checkpoint(fitted: Fitted, tmp_path: Path) -> None:
     other = fitted.new()
     other.load_state(checkpoint.load(tmp_path / "model")[0])
     assert_same(other.score(fitted.batch, seed=3), wanted, spread(wanted))
+
+
+def test_it_scores_wherever_its_network_lies(fitted: Fitted, tmp_path: Path) -> None:
+    """On a device that is none, but refuses what a GPU refuses."""
+    detector = fitted.new()
+    checkpoint.save(tmp_path / "model", fitted.detector.state(), {})
+    detector.load_state(checkpoint.load(tmp_path / "model")[0])
+    net = getattr(detector, "net", None)
+    if not isinstance(net, torch.nn.Module):
+        pytest.skip("this method has no network")
+    with elsewhere() as device:
+        net.to(device)
+        found = detector.score(fitted.batch, seed=3)
+    for tensor in (found.score, found.map, found.normal, *found.parts.values()):
+        assert tensor is None or type(tensor) is Tensor
+    assert_same(found, fitted.scores, spread(fitted.scores))
 
 
 def test_same_seed_same_scores_and_no_global_chance(fitted: Fitted, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from nofinding.functional.neighbourhoods import enlarge, join, neighbourhoods, r
 from nofinding.functional.neighbours import nearest
 from nofinding.methods.frozen import WRN50, Frozen, FrozenConfig
 from nofinding.methods.protocol import Notes
+from nofinding.runtime import device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -189,7 +190,7 @@ class CFA(Frozen):
     def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
         """Places the centres, then teaches the descriptor. Raises UserError where the loop does."""
         job, c = job or Job(), self.config
-        self.net = self._new_descriptor(seed)
+        self.net = self._new_descriptor(seed).to(device_of(self.net))
         with torch.no_grad():
             total = sum(
                 rows(self.net(self.patches(maps))).double().sum(0)

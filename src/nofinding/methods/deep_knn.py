@@ -20,6 +20,7 @@ from nofinding.functional.neighbours import nearest
 from nofinding.functional.noise import generators, integers
 from nofinding.methods.frozen import Frozen, FrozenConfig
 from nofinding.methods.protocol import Notes
+from nofinding.runtime import device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.training.ticker import Ticker
 from nofinding.types import Batch, Scores, Supervision
@@ -186,7 +187,7 @@ class DeepKNN(Frozen):
         job, c = job or Job(), self.config
         if not len(normal) or len(normal) * c.views < c.k:
             raise UserError(f"deep-knn: {len(normal)} normal films are too few for k = {c.k}")
-        self.net = self._new_net(seed)
+        self.net = self._new_net(seed).to(device_of(self.net))
         found = self._views_of(normal, seed, job)  # (n, taught, d)
         std, mean = torch.std_mean(found.double().flatten(0, 1), dim=0, correction=0)
         mean, std = mean.float(), std.float().clamp_min(FLAT)

@@ -242,7 +242,7 @@ class Denoising(WithoutRecord):
         job = job or Job()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net = self.new_net()
+            self.net = self.new_net().to(self.device)
         stem = None
         if job.shared is not None:
             stem = job.shared / self._training_identity(normal, seed)

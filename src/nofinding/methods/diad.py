@@ -35,6 +35,7 @@ from nofinding.nets.denoiser import Denoiser
 from nofinding.nets.features import EFFICIENTNET, load_features
 from nofinding.nets.guidance import Guided
 from nofinding.nets.latent import AutoencoderKL
+from nofinding.runtime import device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -224,7 +225,7 @@ class DiAD(LatentMethod):
     def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
         """Trains autoencoder, denoiser and guidance in turn. Raises UserError where the training
         loop does."""
-        job = job or Job()
+        job, home = job or Job(), device_of(self.net)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.autoencoder, denoiser = self.new_autoencoder(), Denoiser(self.shape)
@@ -237,7 +238,7 @@ class DiAD(LatentMethod):
             self._assemble(self.autoencoder, denoiser)
         stage = job.part("guidance")
         train(self.guided, loss, normal, self.config.guidance, seed=seed, job=stage)
-        self.net.eval()
+        self.net.to(home).eval()
         self.fitted = True
         return self
 

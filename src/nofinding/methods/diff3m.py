@@ -41,7 +41,7 @@ from nofinding.methods.detection import (
 from nofinding.methods.protocol import Notes
 from nofinding.nets.ehr import CrossAttention, FeatureTokenizer, OneHotTokenizer, drop_records
 from nofinding.nets.unet import Decoder, Encoder, Head, Middle, TimeEmbedding, UNetShape
-from nofinding.runtime import Network, Runtime
+from nofinding.runtime import Network, Runtime, device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -581,7 +581,7 @@ class Diff3M:
         base_steps = c.base_steps if c.regenerate else c.base_steps + c.train.steps
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net = self._network()
+            self.net = self._network().to(device_of(self.net))
         if base_steps:
             self.net.start_base()
             stage = replace(c.train, steps=base_steps)

@@ -39,7 +39,7 @@ from nofinding.methods.diff3m import DEMOGRAPHICS, Answer, Diff3MConfig, Diff3MN
 from nofinding.methods.protocol import Notes
 from nofinding.methods.views import IMAGENET, POOLED, Views, chest_weights, see
 from nofinding.nets.chest import STRIDE, ChestNet
-from nofinding.runtime import Network, Runtime
+from nofinding.runtime import Network, Runtime, device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -340,7 +340,7 @@ class Diff3MF:
         told = FeatureFilms(torch.cat(parts), normal, chosen)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net["repair"] = self._new_repair()
+            self.net["repair"] = self._new_repair().to(device_of(self.eyes))
         train(self.repair, self.loss, cast(Films, told), self.config.train, seed=seed, job=job)
         if self.config.compact:
             self.repair.load_state_dict(_rounded(self.repair.state_dict()))
@@ -432,7 +432,7 @@ class Diff3MF:
     def _load_eyes(self, state: Mapping[str, Tensor]) -> None:
         hidden = len(state.get("norm.weight", self.eyes.norm.weight))
         if hidden != len(self.eyes.norm.weight):  # your own `synthetic` may have another head
-            self.net["eyes"] = self._new_eyes(hidden)
+            self.net["eyes"] = self._new_eyes(hidden).to(device_of(self.eyes))
         try:
             self.eyes.load_learnt(dict(state))
         except RuntimeError as error:

@@ -32,6 +32,7 @@ from nofinding.methods.frozen_maps import (
 from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.nets.dit import DiT
 from nofinding.nets.features import EFFICIENTNET, FeatureMaps, load_features
+from nofinding.runtime import device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -201,14 +202,14 @@ class InvAD(WithoutRecord):
         films = MapFilms(normal, self.teacher, job)
         mean, spread = channel_statistics(films)[0]
         self.scale = {"mean": mean, "spread": spread}
-        self.net["denoiser"] = self.new_denoiser(seed)
+        self.net["denoiser"] = self.new_denoiser(seed).to(device_of(self.net))
         train(self.net["denoiser"], self.loss, cast(Films, films), config, seed=seed, job=job)
         found = []
         with torch.no_grad():
             for start in range(0, len(films), CHUNK):
                 batch = films.batch(range(start, min(start + CHUNK, len(films))))
                 z = self.standardised(unpacked(batch.image, self.shapes)[0])
-                found.append(ingredients(self.invert(z)))
+                found.append(ingredients(self.invert(z.to(device_of(self.net))).cpu()))
         for name in PARTS:
             values = torch.cat([each[name] for each in found])
             self.scale[f"{name}.mean"] = values.mean()

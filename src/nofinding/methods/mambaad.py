@@ -25,6 +25,7 @@ from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.nets.features import EFFICIENTNET, FeatureMaps, load_features
 from nofinding.nets.reverse import Student
 from nofinding.nets.state_space import HalfFPN, MambaDecoder
+from nofinding.runtime import device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -190,7 +191,7 @@ class MambaAD(WithoutRecord):
         config = with_epochs(self.config.train, self.config.epochs, len(normal))
         films = MapFilms(normal, self.teacher, job)
         self.scale = channel_statistics(films)
-        self.net["student"] = self.new_student(seed)
+        self.net["student"] = self.new_student(seed).to(device_of(self.net))
         train(self.net["student"], self.loss, cast(Films, films), config, seed=seed, job=job)
         return self
 

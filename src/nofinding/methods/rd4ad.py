@@ -19,6 +19,7 @@ from nofinding.methods.frozen_maps import MapFilms, halving_shapes, unpacked, wi
 from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.nets.features import EFFICIENTNET, FeatureMaps, load_features
 from nofinding.nets.reverse import Block, Fusion, ReverseDecoder, Student
+from nofinding.runtime import device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -167,7 +168,7 @@ class RD4AD(WithoutRecord):
         job = job or Job()
         config = with_epochs(self.config.train, self.config.epochs, len(normal))
         films = cast(Films, MapFilms(normal, self.teacher, job))
-        self.net["student"] = self.new_student(seed)
+        self.net["student"] = self.new_student(seed).to(device_of(self.net))
         train(self.net["student"], self.loss, films, config, seed=seed, job=job)
         self.fitted = True
         return self

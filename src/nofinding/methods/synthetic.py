@@ -23,6 +23,7 @@ from nofinding.functional.anomalies import ANOMALIES, changed, paint
 from nofinding.functional.equalise import equalise
 from nofinding.methods.protocol import Notes, WithoutRecord
 from nofinding.nets.chest import STRIDE, ChestNet, Evidence
+from nofinding.runtime import device_of
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -131,7 +132,7 @@ class Synthetic(WithoutRecord):
 
     def fit(self, normal: Films, *, seed: int = 0, job: Job | None = None) -> Self:
         """Trains the later blocks and the head. Raises UserError where the training loop does."""
-        self.net = self.new_net(seed)
+        self.net = self.new_net(seed).to(device_of(self.net))
         train(self.net, self.loss, normal, self.config.train, seed=seed, job=job or Job())
         self.fitted = True
         return self

@@ -31,7 +31,7 @@ from nofinding.evaluate.intervals import DRAWS, patient_index
 from nofinding.evaluate.pixels import MappedFilm, measure_pixels, normal_threshold
 from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector, LearnsFromOthers, dimensions_of
-from nofinding.run.fitting import apart, meet, others_of, to_device, use_threads
+from nofinding.run.fitting import apart, before_fit, meet, others_of, to_device, use_threads
 from nofinding.run.model import save_model
 from nofinding.runtime import FlopCounter
 from nofinding.training import Job
@@ -215,6 +215,7 @@ def _run(cell: Cell) -> Result:
         shared=cell.shared,
         about=cell.identity(),
     )
+    before_fit(detector, cell.accelerator)
     start = time.perf_counter()
     detector.fit(training, seed=cell.seed, job=job)
     # A network that a sibling has trained costs this method what it cost the sibling.

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch.distributed import is_torchelastic_launched
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField, EhrStats
@@ -35,6 +36,7 @@ from nofinding.types import Record
 __all__ = [
     "FitOptions",
     "apart",
+    "before_fit",
     "chosen_fields",
     "fit",
     "meet",
@@ -89,7 +91,11 @@ class FitOptions:
 
 
 def to_device(detector: Detector, accelerator: str) -> None:
-    """Puts the detector's network, if it has one, where the option says."""
+    """Puts the detector's network, if it has one, where the option says.
+
+    Under torchrun each process has a GPU of its own. Raises UserError where there is no such
+    accelerator.
+    """
     net = getattr(detector, "net", None)
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
@@ -97,9 +103,18 @@ def to_device(detector: Detector, accelerator: str) -> None:
         raise UserError("--accelerator cuda: there is no usable GPU; give cpu or auto")
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise UserError("--accelerator mps: there is none here; give cpu or auto")
+    if accelerator == "cuda" and is_torchelastic_launched():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     if isinstance(net, torch.nn.Module):
         torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa are not float32
         net.to(accelerator)
+
+
+def before_fit(detector: Detector, accelerator: str) -> None:
+    """Puts it where it will be trained: what a frozen network sees of thousands of films is found
+    there, too. Not on mps, which knows no double precision; there the loop alone is."""
+    if accelerator != "mps":
+        to_device(detector, accelerator)
 
 
 def use_threads(threads: int) -> None:
@@ -151,6 +166,7 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
         devices=options.devices,
         about={"method": method, "config": asdict(config), "films": _digest(hashes)},
     )
+    before_fit(detector, options.accelerator)
     start = time.perf_counter()
     detector.fit(training, seed=options.seed, job=job)
     minutes = (time.perf_counter() - start) / 60

@@ -1,7 +1,6 @@
 """What is to be scored, by what and how: put together alike by every process that takes part."""
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed import is_torchelastic_launched
 
 from nofinding import checkpoint
 from nofinding.data.batch import Films
@@ -148,8 +146,6 @@ def prepare(files: Sequence[str], options: ScoreOptions) -> Job:
     known = known if auto else known_of(files, options, fields)
     films, source, phantom = _films(files, options, model, fields, known)
     gatekeeper = Gatekeeper(model, folder, options.gate, options.gate_from)
-    if is_torchelastic_launched() and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     to_device(model.detector, "cpu" if options.runtime == "openvino" else options.accelerator)
     return Job(
         model=model,

@@ -285,7 +285,7 @@ def _launch(config: TrainConfig, job: Job) -> "Fabric":
         devices=here,
         num_nodes=world // here,
         # A loss may pass by a branch (record dropout), so some weights may have no gradient.
-        strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=True) if elastic else "auto",
         precision="bf16-mixed" if _bf16(config, job) else "32-true",
     )
     fabric.launch()
