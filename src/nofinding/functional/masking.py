@@ -86,6 +86,6 @@ def without_band(
     film: Float[Tensor, "b 1 h w"], band: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 1 h w"]:
     """The film without the frequencies of the band, which has with each also its opposite."""
-    spectrum = torch.fft.fft2(film)
+    spectrum = torch.fft.fft2(film.float())  # there is no such transform of bfloat16
     kept: Tensor = torch.fft.ifft2(spectrum * ~band).real
-    return kept
+    return kept.to(film)
