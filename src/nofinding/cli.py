@@ -46,6 +46,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding evaluate --scores DIR/scores.csv --films SOURCE:PATH --out REPORT
   nofinding bench --films SOURCE:PATH... --out BENCH         every method on the same films
   nofinding export FILE... --scores DIR --out DICOM          scores as DICOM: report, picture, map
+  nofinding serve --home FOLDER                              films by HTTP, results in a browser
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
@@ -213,6 +214,14 @@ def _demo_parser(method: str | None, preset: str | None) -> ArgumentParser:
     return parser
 
 
+def _serve_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.service.serve import ServeOptions
+
+    parser = _new("serve", _first_line(ServeOptions))
+    _with_options(parser, ServeOptions)
+    return parser
+
+
 def _recipes_parser(method: str | None, preset: str | None) -> ArgumentParser:
     parser = _new("recipes", "Lists published protocols, or shows one whole, with its figures.")
     parser.add_argument("recipe", nargs="?", type=str, metavar="RECIPE", help="the one to show")
@@ -305,6 +314,14 @@ def _demo(parser: ArgumentParser, parsed: Namespace) -> None:
     print(demo(_options(DemoOptions, parsed, ())))
 
 
+def _serve(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.service.serve import ServeOptions, serve
+
+    code = serve(_options(ServeOptions, parsed, ()))
+    if code:
+        raise SystemExit(code)
+
+
 def _methods(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.methods import METHODS
 
@@ -351,6 +368,7 @@ COMMANDS: dict[str, Command] = {
     "demo": (_demo, _demo_parser),
     "example": (_example, _example_parser),
     "export": (_export, _export_parser),
+    "serve": (_serve, _serve_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
     "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
     "recipes": (_recipes, _recipes_parser),

@@ -365,6 +365,20 @@ class Queue:
         rows = self._connection().execute("SELECT state, count(*) FROM deliveries GROUP BY state")
         return {"waiting": 0, "done": 0, "failed": 0} | {row[0]: row[1] for row in rows}
 
+    def finished(self, since: float) -> tuple[float, list[float]]:
+        """How many seconds each film took that ended after `since`, in seconds since 1970, from
+        its arrival on; and what to ask with next time. Of jobs of the last week."""
+        rows = (
+            self._connection()
+            .execute(
+                "SELECT changed, changed - made AS took FROM jobs WHERE state = 'done' "
+                "AND made > ? AND changed > ? AND kind = 'film'",
+                [since - 7 * 86400, since],
+            )
+            .fetchall()
+        )
+        return max((row["changed"] for row in rows), default=since), [row["took"] for row in rows]
+
     def counts(self) -> dict[State, int]:
         """How many jobs there are of each state."""
         counted: dict[State, int] = {"waiting": 0, "working": 0, "done": 0, "failed": 0}

@@ -1,13 +1,17 @@
 """Films as they came, on the disk before anybody is told so."""
 
 import contextlib
+import errno
 import hashlib
 import hmac
+import os
+import secrets
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from nofinding.checkpoint import sync_folder
 from nofinding.errors import UserError
 from nofinding.service.durable import write_durably
 
@@ -49,11 +53,36 @@ class Spool:
 
         `uid` is its SOP Instance UID, or what stands for one; `ending` is of the file's name.
         """
-        if shutil.disk_usage(self.folder).free - len(data) < self.keep_free:
-            raise OSError(28, "no space left on the device")
+        self.require(len(data))
+        received = self._named(uid, hashlib.sha256(data).hexdigest(), ending)
+        if not received.path.exists():
+            write_durably(received.path, data)
+        return received
+
+    def adopt(self, file: Path, uid: str, digest: str, ending: str) -> Received:
+        """The same for what was written to a temporary file of this folder (`temporary`), whose
+        SHA-256 is `digest`: it is renamed. Raises OSError."""
+        received = self._named(uid, digest, ending)
+        if not received.path.exists():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            file.rename(received.path)
+            sync_folder(self.folder)
+        return received
+
+    def temporary(self) -> Path:
+        """A name in this folder for a file that is still coming in; left-overs are cleared."""
+        return self.folder / f".upload-{secrets.token_hex(16)}.tmp"
+
+    def require(self, count: int) -> None:
+        """Raises OSError where that many bytes more would leave less than `keep_free`."""
+        if shutil.disk_usage(self.folder).free - count < self.keep_free:
+            raise OSError(errno.ENOSPC, "no space left on the device")
+
+    def _named(self, uid: str, digest: str, ending: str) -> Received:
         film = hmac.digest(self.key, f"film|{uid}".encode(), "sha256").hex()[:32]
-        digest = hashlib.sha256(data).hexdigest()
         path = self.folder / f"{film}-{digest[:16]}{ending}"
-        if not path.exists():
-            write_durably(path, data)
         return Received(path=path, film=film, digest=digest)
