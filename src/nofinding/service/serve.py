@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -118,6 +119,7 @@ def serve(options: ServeOptions) -> int:
         raise UserError(f"--model {options.model}: holds no model.json")
     fields = known_fields(options.fields_file)
     _log_to_stderr()
+    _many_files()
     home = Home(
         options.home,
         capacity=options.capacity,
@@ -205,6 +207,13 @@ def _stopping() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _many_files() -> None:
+    """Lets the process hold as many connections and files as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
 
 
 def _log_to_stderr() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import hmac
 import os
@@ -17,6 +18,7 @@ from nofinding.service.durable import write_durably
 
 __all__ = ["Received", "Spool"]
 
+UPLOAD = ".upload-"
 LEFT_OVER = 3600.0  # seconds after which a temporary file belongs to nobody
 
 
@@ -44,7 +46,8 @@ class Spool:
             raise UserError(f"spool {folder}: {error.strerror}") from None
         for left in folder.glob(".*.tmp"):  # of a process that was killed; others may be at work
             with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > LEFT_OVER:
+                old = time.time() - left.stat().st_mtime > LEFT_OVER
+                if _is_nobodys(left) if left.name.startswith(UPLOAD) else old:
                     left.unlink()
 
     def put(self, uid: str, data: bytes, ending: str = ".dcm") -> Received:
@@ -73,9 +76,13 @@ class Spool:
             sync_folder(self.folder)
         return received
 
-    def temporary(self) -> Path:
-        """A name in this folder for a file that is still coming in; left-overs are cleared."""
-        return self.folder / f".upload-{secrets.token_hex(16)}.tmp"
+    def open_temporary(self) -> tuple[Path, int]:
+        """A file in this folder for what is still coming in, and its descriptor, for the caller to
+        close. As long as that is open the file is somebody's. Raises OSError."""
+        file = self.folder / f"{UPLOAD}{secrets.token_hex(16)}.tmp"
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file, descriptor
 
     def require(self, count: int) -> None:
         """Raises OSError where that many bytes more would leave less than `keep_free`."""
@@ -86,3 +93,15 @@ class Spool:
         film = hmac.digest(self.key, f"film|{uid}".encode(), "sha256").hex()[:32]
         path = self.folder / f"{film}-{digest[:16]}{ending}"
         return Received(path=path, film=film, digest=digest)
+
+
+def _is_nobodys(file: Path) -> bool:
+    """Whether no process is writing it any more. Raises OSError."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

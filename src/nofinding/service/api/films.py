@@ -1,5 +1,6 @@
 """POST /v1/films and /v1/batches: films come in."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from nofinding.service.queue import Accepted, FullError
 __all__ = ["router"]
 
 router = APIRouter(tags=["films"])
+READ_WITHIN = 60.0  # seconds until a film's turn to be looked at has to come
 
 
 @router.post(
@@ -122,9 +124,21 @@ async def _take(film: Film, record: Mapping[str, float], service: Service, by: s
         raise film.why
     identity = Identity(uid=film.sha256.hexdigest())
     if film.kind == "DICOM":
-        async with service.reading:
-            identity = await run_in_threadpool(_identity, film)
+        identity = await _read(film, service)
     return await run_in_threadpool(_offer, film, identity, record, service, by)
+
+
+async def _read(film: Film, service: Service) -> Identity:
+    """There is one decoder child: whoever waits for it holds no thread, and not for ever."""
+    try:
+        async with asyncio.timeout(READ_WITHIN):
+            await service.reading.acquire()
+    except TimeoutError:
+        raise refused(503, "too many films are being looked at", again=5) from None
+    try:
+        return await run_in_threadpool(_identity, film)
+    finally:
+        service.reading.release()
 
 
 def _identity(film: Film) -> Identity:

@@ -23,14 +23,17 @@ __all__ = ["Server", "configured"]
 HEADERS_WITHIN = 15.0  # seconds from the connection, or the last answer, to the end of the headers
 HEADERS_MOST = 2**15  # bytes
 IDLE = 30  # seconds that a connection may rest between requests
+UNREAD = 60.0  # seconds that an answer may lie about unread
 CLOSING = 5  # seconds for requests that are being answered when the service ends
 
 
 class Connection(H11Protocol):
-    """One connection: closed where too many are open, or its headers do not come."""
+    """One connection: closed where too many are open, its headers do not come, or its answers are
+    not read."""
 
     most = 512
     _timer: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -41,6 +44,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expected()
+        self._forget_reader()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
@@ -50,6 +54,29 @@ class Connection(H11Protocol):
             self._expected()
         elif self._timer is None and (before is None or before.response_complete):
             self._expect_headers()  # of the next request, byte by byte
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader = self.loop.call_later(UNREAD, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_reader()
+
+    def _forget_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def send_400_response(self, msg: str) -> None:
+        """One line that says nothing of the request, with the mark that all answers have."""
+        body = b'{"error": "that is no HTTP request"}'
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-research-use-only: true\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _expect_headers(self) -> None:
         self._timer = self.loop.call_later(HEADERS_WITHIN, self._too_slow)
@@ -67,7 +94,8 @@ class Connection(H11Protocol):
 
 def configured(app: Guard, options: "ServeOptions") -> uvicorn.Config:
     """How uvicorn runs; it writes no log of requests, and trusts no header of a proxy."""
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its lines may quote a request
+    for name in ("uvicorn", "asyncio"):  # their lines may quote a request
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     protocol = type("Limited", (Connection,), {"most": options.connections})
     certificate: dict[str, Any] = {}
     if options.tls_certificate is not None and options.tls_key is not None:

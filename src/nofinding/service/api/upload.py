@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from nofinding.data.limits import FilmError, kind_of
-from nofinding.service.api.state import Limits, Service, no_disk, refused
+from nofinding.service.api.state import Service, no_disk, refused
+from nofinding.service.spool import Spool
 
 __all__ = ["ENDINGS", "Film", "Form", "json_of", "receive_form", "text_body"]
 
@@ -35,9 +37,8 @@ DEEPEST = 16  # brackets in JSON
 
 @dataclass(kw_only=True)
 class Film:
-    """A film that is on the disk under a temporary name."""
+    """A film that is on the disk under a temporary name, once a byte of it has come."""
 
-    file: Path
     declared: str
     name: str
     """What the sender calls it: never written anywhere."""
@@ -47,6 +48,36 @@ class Film:
     why: HTTPException | None = None
     """Why it is not taken."""
     sha256: Any = field(default_factory=hashlib.sha256)
+    _opened: tuple[Path, int] | None = None
+    _gone: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        assert self._opened is not None
+        return self._opened[0]
+
+    def append(self, data: bytes, spool: Spool) -> None:
+        """Writes more of it. Raises OSError."""
+        with self._lock:
+            if self._gone:  # the request was given up while this thread was on its way
+                return
+            if self._opened is None:
+                self._opened = spool.open_temporary()
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._opened[1], left) :]
+        self.sha256.update(data)
+
+    def drop(self) -> None:
+        """Takes it away, unless it has another name by now."""
+        with self._lock:
+            self._gone = True
+            if self._opened is not None:
+                (file, descriptor), self._opened = self._opened, None
+                os.close(descriptor)
+                file.unlink(missing_ok=True)
 
 
 @dataclass(kw_only=True)
@@ -125,7 +156,6 @@ class Receiver:
             raise refused(413, f"too many films; at most {self._most} are taken")
         declared = parse_options_header(self._headers.get("content-type"))[0].decode("latin-1")
         film = Film(
-            file=self._service.home.spool.temporary(),
             declared=declared,
             name=told.get(b"filename", b"").decode("utf-8", "replace"),
         )
@@ -161,50 +191,42 @@ class Receiver:
                 if data is None:
                     _close(film)
                 elif film.why is None:
-                    _append(film, data, self._limits)
+                    _append(film, data, self._service)
         except OSError:
             raise no_disk() from None
 
 
-def _append(film: Film, data: bytes, limits: Limits) -> None:
+def _append(film: Film, data: bytes, service: Service) -> None:
     film.size += len(data)
-    if film.size > limits.film:
-        film.why = refused(413, f"the film is too large; at most {limits.film} bytes are taken")
-        film.file.unlink(missing_ok=True)
-        return
-    if len(film.start) < MAGIC:
+    if film.size > service.limits.film:
+        most = service.limits.film
+        film.why = refused(413, f"the film is too large; at most {most} bytes are taken")
+    elif len(film.start) < MAGIC:
         film.start = (film.start + data)[:MAGIC]
-        if len(film.start) == MAGIC and not _judged(film):
-            film.file.unlink(missing_ok=True)
-            return
-    descriptor = os.open(film.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-    finally:
-        os.close(descriptor)
-    film.sha256.update(data)
+        if len(film.start) == MAGIC:
+            _judge(film)
+    if film.why is not None:
+        film.drop()
+        return
+    film.append(data, service.home.spool)
 
 
 def _close(film: Film) -> None:
     if film.why is None and not film.size:
         film.why = refused(422, "the film is empty")
     if film.why is None and not film.kind:
-        _judged(film)
+        _judge(film)
 
 
-def _judged(film: Film) -> bool:
-    """Finds out from its first bytes what it is; False where that is not taken."""
+def _judge(film: Film) -> None:
+    """Finds out from its first bytes what it is, and whether that is taken."""
     try:
         film.kind = kind_of(film.start)
     except FilmError:
         film.why = refused(415, "the film is not a PNG, JPEG or DICOM file")
-        return False
+        return
     if DECLARED[film.declared] not in (None, film.kind):
         film.why = refused(415, f"the film is called {film.declared} and is a {film.kind} file")
-        return False
-    return True
 
 
 @contextlib.asynccontextmanager
@@ -233,7 +255,7 @@ async def receive_form(
         yield form
     finally:
         for film in form.films:
-            film.file.unlink(missing_ok=True)
+            film.drop()
 
 
 async def text_body(request: Request) -> bytes:
