@@ -45,6 +45,19 @@ def test_a_job_goes_its_way(queue: Queue) -> None:
     assert queue.counts() == {"waiting": 0, "working": 0, "done": 1, "failed": 0}
 
 
+def test_what_is_not_in_the_list_is_not_counted_with_it(queue: Queue) -> None:
+    queue.offer("film", "one", {})
+    (job,) = queue.claim()
+    queue.done(job, {}, pixels="a")
+    queue.offer("film", "sent otherwise", {})
+    (again,) = queue.claim()
+    queue.done(again, {}, pixels="a", twin=job.id)
+    queue.offer("film", "what if", {}, kind="what-if")
+    assert len(queue.listed()) == 1
+    assert queue.counts(listed=True) == {"waiting": 0, "working": 0, "done": 1, "failed": 0}
+    assert queue.counts() == {"waiting": 1, "working": 0, "done": 2, "failed": 0}
+
+
 def test_the_same_film_again_is_one_job(queue: Queue) -> None:
     first = queue.offer("film", "one", {})
     again = queue.offer("film", "one", {})

@@ -379,10 +379,15 @@ class Queue:
         )
         return max((row["changed"] for row in rows), default=since), [row["took"] for row in rows]
 
-    def counts(self) -> dict[State, int]:
-        """How many jobs there are of each state."""
+    def counts(self, *, listed: bool = False) -> dict[State, int]:
+        """How many jobs there are of each state; `listed`: of those alone that `listed` gives."""
         counted: dict[State, int] = {"waiting": 0, "working": 0, "done": 0, "failed": 0}
-        for row in self._connection().execute("SELECT state, count(*) AS n FROM jobs GROUP BY 1"):
+        rows = self._connection().execute(
+            "SELECT state, count(*) AS n FROM jobs "
+            "WHERE NOT ? OR (kind = 'film' AND twin IS NULL) GROUP BY 1",
+            [listed],
+        )
+        for row in rows:
             counted[row["state"]] = row["n"]
         return counted
 

@@ -166,7 +166,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                                        "state": "done", "tries": 1, "why": None}]},
     ),
     "jobs": _answer(
-        "Films in that order, and how many jobs there are of each state.",
+        "Films in that order, and how many there are of each state.",
         _object(jobs="array", counts="object"),
         {"jobs": [JOB_EXAMPLE],
          "counts": {"waiting": 0, "working": 0, "done": 1, "failed": 0}},

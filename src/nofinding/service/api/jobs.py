@@ -47,7 +47,8 @@ def get_jobs(
     """The films in that order, those without the value last; what-if questions are not listed."""
     queue = service_of(request).home.queue
     jobs = queue.listed(order=order, descending=descending, state=state, most=most, skip=skip)
-    return JSONResponse(finite({"jobs": [job_of(job) for job in jobs], "counts": queue.counts()}))
+    counts = queue.counts(listed=True)
+    return JSONResponse(finite({"jobs": [job_of(job) for job in jobs], "counts": counts}))
 
 
 @router.get(
