@@ -4,7 +4,6 @@ Of the models only the gate's points are loaded, not the models. Films are count
 where the patient is known: films of one patient are alike, and would count as many.
 """
 
-import json
 import statistics
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nofinding import checkpoint
 from nofinding.data.ehr import EhrField
 from nofinding.gate.drift import DRIFT_LEAST, drift
 from nofinding.run.gating import reference_of
@@ -46,7 +46,7 @@ class Reference:
 def _reference(name: str) -> Reference:
     """Of the model of that name. Raises UserError where its folder is damaged."""
     folder = model_folder(name)
-    meta: dict[str, Any] = json.loads((folder / "model.json").read_bytes())
+    meta = checkpoint.load_meta(folder / "model")
     found = reference_of(folder) if (meta.get("gate") or {}).get("fitted") else None
     calibration = (meta.get("calibration") or {}).get("scores") or []
     counts = meta.get("counts") or {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from nofinding.errors import UserError
+from nofinding.service.plain import finite
 
 __all__ = ["Accepted", "Delivery", "FullError", "Job", "Order", "Queue", "State"]
 
@@ -242,7 +243,8 @@ class Queue:
         """Keeps the result, and with it to whom it must be sent; False where somebody else has
         the job by now, and nothing is kept."""
         with self._changing() as db:
-            if not _end(db, job, "done", json.dumps(dict(result)), None):
+            # One NaN would make the database refuse to read any list.
+            if not _end(db, job, "done", json.dumps(finite(dict(result))), None):
                 return False
             db.execute(
                 "UPDATE jobs SET pixels = ?, conflict = ?, twin = ? WHERE id = ?",

@@ -1,6 +1,5 @@
 """What the routes answer, and how the OpenAPI description says so."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,7 +19,6 @@ __all__ = [
     "Remark",
     "WhatIf",
     "accepted",
-    "finite",
     "job_of",
     "json_answer",
     "refusals",
@@ -261,17 +259,6 @@ def job_of(job: Job) -> dict[str, Any]:
         **{name: said.get(name) for name in names},
         "flags": [*(said.get("flags") or ())],
     }
-
-
-def finite(value: Any) -> Any:
-    """The same with null for numbers that JSON has no word for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return value
 
 
 def json_answer(name: str) -> dict[int | str, dict[str, Any]]:

@@ -13,7 +13,6 @@ from nofinding.service.api.answers import (
     WHAT_IF_BODY,
     WhatIf,
     accepted,
-    finite,
     job_of,
     json_answer,
     refusals,
@@ -21,6 +20,7 @@ from nofinding.service.api.answers import (
 from nofinding.service.api.state import Service, full, refused, service_of, who
 from nofinding.service.api.upload import json_of, text_body
 from nofinding.service.intake import offer_what_if, stated_record
+from nofinding.service.plain import finite
 from nofinding.service.queue import FullError, State
 
 __all__ = ["Id", "router"]

@@ -13,7 +13,6 @@ from nofinding.service.api.answers import (
     EXAMPLES,
     FEEDBACK_BODY,
     Remark,
-    finite,
     json_answer,
     refusals,
 )
@@ -21,6 +20,7 @@ from nofinding.service.api.jobs import Id
 from nofinding.service.api.state import Service, refused, service_of, who
 from nofinding.service.api.upload import json_of, text_body
 from nofinding.service.feedback import TooManyError, as_csv
+from nofinding.service.plain import finite
 
 __all__ = ["router"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from nofinding.service.api.answers import finite
+from nofinding.service.plain import finite
 
 __all__ = ["docs_page", "report_page"]
 
