@@ -30,10 +30,11 @@ from selenium.webdriver.common.action_chains import ActionChains
 from nofinding.sources.examples import Copy
 
 WIDE, HIGH = 1280, 720
-FILMS, SIZE, DAYS = 48, 640, 12
+COLOURS = 160
+FILMS, SIZE, DAYS = 36, 640, 12
 RUN = "from nofinding.cli import main; raise SystemExit(main())"
 KINDS = ("mass", "consolidation", "effusion", "nodule", "cardiomegaly", "atelectasis")
-SHOWN = 4  # the film that is opened: a phantom with a mass
+SHOWN = 24  # the film that is opened: a phantom with a mass
 FLAGS = (
     *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
     *("disable-background-networking", "disable-component-update", "disable-sync"),
@@ -58,7 +59,7 @@ class Hospital:
             SOPInstanceUID=uid or f"{root}.1.1", PatientID=f"phantom-{number}", **more,
         )  # fmt: skip
 
-    def film(self, number: int, size: int = SIZE) -> Path:
+    def film(self, number: int) -> Path:
         kind = KINDS[number // 4 % len(KINDS)] if number % 4 == 0 and number else None
         return self.file(number, self.copy.film(number, kind))
 
@@ -156,11 +157,11 @@ class Browser:
         time.sleep(0.4)
 
     def picture(self, name: str) -> None:
-        """Writes a PNG of 256 colours, which is small enough for a page."""
+        """Writes a PNG of so few colours that it is small enough for a page."""
         file = self.out / f"viewer-{name}.png"
         self.driver.save_screenshot(str(file))
         picture = Image.open(file).convert("RGB")
-        picture.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.quantize(COLOURS, kmeans=3, dither=Image.Dither.NONE).save(file, optimize=True)
         print(f"{file.name}: {file.stat().st_size / 1024:.0f} kB")
 
 
@@ -177,7 +178,9 @@ def draw(folder: Path, out: Path) -> None:
             spread(folder / "home" / "queue.sqlite", jobs)
             of_adult(browser, url, jobs[SHOWN])
         model = folder / "pca"
-        films = f"phantom:train=400,val=100,test=0,abnormal=0,size=128,seed={hospital.copy.seed + 1}"
+        films = (
+            f"phantom:train=400,val=100,test=0,abnormal=0,size=128,seed={hospital.copy.seed + 1}"
+        )
         fit = ("fit", "pca", "--films", films, "--out", str(model), "--method.image_size", "128")
         subprocess.run(command(*fit, "--method.components", "64", "--gate", "none"), check=True)
         with service(folder / "home-pca", str(model)) as url:
@@ -199,7 +202,7 @@ def spread(queue: Path, jobs: list[str]) -> None:
 
 
 def of_adult(browser: Browser, url: str, job: str) -> None:
-    browser.open(url, "worklist", ".films tbody a")
+    browser.open(url, "worklist?order=made&descending=true", ".films tbody a")
     browser.press("j", "j")
     browser.picture("worklist")
     browser.open(url, f"film/{job}", "#film[data-place]")

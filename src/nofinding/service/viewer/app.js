@@ -1,7 +1,7 @@
 // The page: which screen is shown, by the part of the address behind the #.
 
 import { ApiError, get } from "./api.js";
-import { drift } from "./drift.js";
+import { drift, watch } from "./drift.js";
 import { film } from "./film.js";
 import { handle, help } from "./keys.js";
 import { address } from "./list.js";
@@ -85,4 +85,4 @@ document.addEventListener("signed-out", signIn);
 document.getElementById("help").addEventListener("click", help);
 leaving.addEventListener("click", signOut);
 window.addEventListener("hashchange", () => main.dataset.screen !== "login" && show());
-begin();
+begin().then(() => watch(document.getElementById("to-drift"), () => main.dataset.screen !== "login"));

@@ -7,6 +7,23 @@ import { label, number, probability, share, unit } from "./format.js";
 
 const EVERY = 60000; // milliseconds; the service works it out once a minute
 
+/** Marks the way to the drift panel as long as a model's films have drifted. */
+export async function watch(link, signedIn) {
+  for (;;) {
+    if (signedIn() && !document.hidden) {
+      try {
+        const { models } = await get("v1/drift");
+        const drifted = Object.entries(models).filter(([, { alarming }]) => alarming);
+        link.classList.toggle("alarm", drifted.length > 0);
+        link.title = drifted.map(([name]) => `${name}: the films have drifted`).join("; ");
+      } catch (error) {
+        if (!(error instanceof ApiError)) throw error; // it is asked again
+      }
+    }
+    await pause(EVERY);
+  }
+}
+
 /** Shows the drift panel until it is left. */
 export function drift(main) {
   const left = new AbortController();
@@ -59,13 +76,13 @@ function test(about) {
   }
   return el("p", { class: `tested ${about.alarming ? "alarm" : "calm"}`, role: "status" },
     el("strong", {}, about.alarming ? "The films have drifted. " : "No drift found. "),
-    `${about.n} films. ${about.line ?? ""}`, refusedOf(about.days));
+    `${about.n} films`, about.line ? `: ${about.line}.` : ".", refusedOf(about.days));
 }
 
 /** How many of them the gate refused, in words. */
 function refusedOf(days) {
   const many = days.reduce((sum, { refused }) => sum + (refused ?? 0), 0);
-  return many ? ` ${many} more were refused by the input gate.` : null;
+  return many ? ` The input gate refused ${many} more.` : null;
 }
 
 function records(rows) {

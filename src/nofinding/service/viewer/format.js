@@ -33,7 +33,7 @@ export function number(value) {
 export function probability(p) {
   if (p === null || p === undefined) return "\u2013";
   if (p < 0.0001) return "< 0.0001";
-  return p >= 0.1 ? p.toFixed(2) : String(Number.parseFloat(p.toPrecision(2)));
+  return p >= 0.1 ? p.toFixed(2) : p.toPrecision(2);
 }
 
 /** A share of one, in per cent. */

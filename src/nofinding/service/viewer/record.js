@@ -140,7 +140,7 @@ function beside(job, result, other, mapOf) {
   const rows = [
     line("p-value", probability(result.p_value), probability(other.p_value), "if-p"),
     line("score", number(result.score),
-      `${number(other.score)} (${difference < 0 ? "\u2212" : "+"}${number(Math.abs(difference))})`, "if-score"),
+      `${number(other.score)} (${signed(difference)})`, "if-score"),
     ...changed.map((name) => line(label(name), shown(before.get(name)), shown(after.get(name)))),
     ...attended.map((name) => line(`attention: ${label(name)}`,
       bar(before.get(name)?.attention), bar(after.get(name)?.attention, "other"))),
@@ -151,6 +151,12 @@ function beside(job, result, other, mapOf) {
       el("th", { scope: "col" }, "What if"))), el("tbody", {}, rows))];
   if (result.map && other.map) parts.push(mapChoice(job, other, mapOf));
   return parts;
+}
+
+/** A difference with its sign, to two digits that count. */
+function signed(value) {
+  const size = Math.abs(value);
+  return `${value < 0 ? "\u2212" : "+"}${size < 0.001 ? "< 0.001" : Number(size.toPrecision(2))}`;
 }
 
 function mapChoice(job, other, mapOf) {

@@ -34,15 +34,15 @@ export function calibration(result) {
   return result.stratum ? `${text}; of them ${result.stratum}` : text;
 }
 
-/** Where p lies between 1 and 0.001, each power of ten as wide as the next. */
+/** A bar from 1 down to p, as in the worklist; each power of ten is as wide as the next. */
 function scale(p) {
   if (p === null || p === undefined) return null;
   const place = (value) => `${Math.min(100, (-100 * Math.log10(Math.max(value, 1e-9))) / 3)}%`;
-  const mark = el("span", { class: "mark" });
-  mark.style.left = place(p);
+  const fill = el("span", { class: "fill" });
+  fill.style.width = place(p);
   const ticks = [[1, "1"], [0.1, "0.1"], [0.05, "0.05"], [0.01, "0.01"], [0.001, "0.001"]];
   return el("div", { class: "p-scale", "aria-hidden": "true" },
-    el("div", { class: "track" }, mark),
+    el("div", { class: "track" }, fill),
     ticks.map(([value, text]) => {
       const tick = el("span", { class: "tick" }, text);
       tick.style.left = place(value);
@@ -52,7 +52,7 @@ function scale(p) {
 
 /** Flags, each a line; a conflict comes first. */
 export function flags(job, result) {
-  const lines = [...(result?.flags ?? job.flags ?? [])];
+  const lines = (result?.flags ?? job.flags ?? []).filter((flag) => !flag.startsWith("refused: "));
   const conflict = Boolean(job.conflict || result?.conflict);
   if (!lines.length && !conflict) return null;
   const first = (line) => conflict && line.startsWith("film: the same instance");

@@ -170,7 +170,8 @@ function remarks(job) {
     parts.push(el("span", { class: "mark conflict" }, "conflict"), " same film id, other pixels");
   }
   if (why) parts.push(el("span", { class: "why" }, why));
-  const others = flags.filter((flag) => !job.conflict || !flag.startsWith("film: the same"));
+  const others = flags.filter((flag) => !flag.startsWith("refused: ") &&
+    !(job.conflict && flag.startsWith("film: the same")));
   if (others.length) {
     parts.push(el("span", { class: "mark" }, `${others.length} flag${others.length > 1 ? "s" : ""}`),
       el("span", { class: "first" }, others[0]));
