@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,24 @@ def test_films_are_listed_by_p_and_those_without_come_last(queue: Queue) -> None
     assert [job.film for job in queue.listed(descending=True)] == ["a", "c", "b"]
     assert [job.film for job in queue.listed(most=1, skip=1)] == ["a"]
     assert not queue.listed(state="failed")
+
+
+def test_a_score_that_is_no_number_breaks_no_list(queue: Queue) -> None:
+    queue.offer("film", "d", {})
+    (job,) = queue.claim()
+    queue.done(job, {"score": float("nan"), "point": [float("inf"), 1.0]})
+    (found,) = queue.listed(order="score")
+    assert found.result == {"score": None, "point": [None, 1.0]}
+
+
+def test_how_long_films_took_is_told_once(queue: Queue) -> None:
+    since = time.time()
+    queue.offer("film", "d", {})
+    queue.offer("film", "d", {}, kind="what-if")
+    for job in queue.claim(1) + queue.claim(1):
+        queue.done(job, {})
+    since, (seconds,) = queue.finished(since)
+    assert 0 <= seconds < 60 and queue.finished(since)[1] == []
 
 
 def test_a_result_is_sent_until_it_arrived_or_is_given_up(queue: Queue) -> None:

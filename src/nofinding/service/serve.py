@@ -118,7 +118,6 @@ def serve(options: ServeOptions) -> int:
     if options.model != AUTO and not (model_folder(options.model) / "model.json").is_file():
         raise UserError(f"--model {options.model}: holds no model.json")
     fields = known_fields(options.fields_file)
-    _log_to_stderr()
     _many_files()
     home = Home(
         options.home,
@@ -128,7 +127,7 @@ def serve(options: ServeOptions) -> int:
     )
     pool = Pool(home, options, drain=DRAIN)
     service = _service(home, options, fields, pool if options.workers else None, token)
-    with _stopping() as stop:
+    with _logging(), _stopping() as stop:
         return _run(options, service, pool, stop)
 
 
@@ -216,14 +215,20 @@ def _many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
 
 
-def _log_to_stderr() -> None:
-    """One line an event, from our own loggers and from the server's warnings."""
-    logger = logging.getLogger("nofinding")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        form = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-        form.converter = time.gmtime
-        handler.setFormatter(form)
-        logger.addHandler(handler)
-        logger.propagate = False
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """One line an event on stderr, as long as this lasts."""
+    logger, handler = logging.getLogger("nofinding"), logging.StreamHandler(sys.stderr)
+    form = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    form.converter = time.gmtime
+    handler.setFormatter(form)
+    before = (logger.level, logger.propagate)
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

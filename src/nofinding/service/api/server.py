@@ -24,6 +24,7 @@ HEADERS_WITHIN = 15.0  # seconds from the connection, or the last answer, to the
 HEADERS_MOST = 2**15  # bytes
 IDLE = 30  # seconds that a connection may rest between requests
 UNREAD = 60.0  # seconds that an answer may lie about unread
+BACKLOG = 1024
 CLOSING = 5  # seconds for requests that are being answered when the service ends
 
 
@@ -135,6 +136,7 @@ class Server(uvicorn.Server):
             made = socket.socket(family, kind, protocol)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
+            made.listen(BACKLOG)  # whoever comes before uvicorn is ready waits
         except OSError as error:
             raise UserError(f"--host {host} --port {port}: {error.strerror}") from None
         return made

@@ -32,7 +32,7 @@ DECLARED = {
 ENDINGS = {"DICOM": ".dcm", "PNG": ".png", "JPEG": ".jpg"}
 MAGIC = 132  # bytes from which a kind is known
 PIECE = 2**18  # bytes that are held in memory
-DEEPEST = 16  # brackets in JSON
+DEEPEST = 16  # lists and objects in one another
 
 
 @dataclass(kw_only=True)
@@ -268,16 +268,21 @@ async def text_body(request: Request) -> bytes:
 
 def json_of(data: bytes, what: str) -> Any:
     """What the JSON says. Raises 400 where it is none, is nested deeply, or has NaN in it."""
-    depth = deepest = 0
-    for byte in data:
-        depth += (byte in b"[{") - (byte in b"]}")
-        deepest = max(deepest, depth)
     try:
-        if deepest > DEEPEST:
+        told = json.loads(data, parse_constant=_no_constant)
+        if _depth(told) > DEEPEST:
             raise ValueError
-        return json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise refused(400, f"{what} is no JSON that can be read") from None
+    return told
+
+
+def _depth(told: Any) -> int:
+    """How many lists and objects lie in one another."""
+    if isinstance(told, dict | list):
+        inner = told.values() if isinstance(told, dict) else told
+        return 1 + max(map(_depth, inner), default=0)
+    return 0
 
 
 def _no_constant(text: str) -> None:
