@@ -11,8 +11,8 @@ const key = (name) => ({ "aria-keyshortcuts": name, title: `key ${name}` });
 export function above(job, place, actions) {
   const modes = {
     film: toggle("Film", actions.single, { id: "mode-film" }),
-    side: toggle("Side by side", actions.side, { id: "mode-side", ...key("n") }),
-    swipe: toggle("Swipe", actions.swipe, { id: "mode-swipe", ...key("s") }),
+    side: toggle("Side by side", actions.side, { id: "mode-side", disabled: true, ...key("n") }),
+    swipe: toggle("Swipe", actions.swipe, { id: "mode-swipe", disabled: true, ...key("s") }),
   };
   const presets = PRESETS.map((preset) => button(preset.name, actions[`preset${preset.key}`],
     { id: `preset-${preset.key}`, ...key(preset.key) }));
@@ -44,7 +44,7 @@ export function above(job, place, actions) {
 /** The bar below: the map's switch, opacity, threshold and scale, and what is under the pointer. */
 export function below(actions, view) {
   const readOut = el("output", { id: "under", "aria-label": "under the pointer" });
-  const empty = el("p", { class: "hint" }, "This model makes no map.");
+  const empty = el("p", { class: "hint" }, "There is no map.");
   const node = el("div", { class: "bar under" }, empty);
   const shows = { sync: () => {}, readOut };
   const takeMap = (map) => {

@@ -8,7 +8,7 @@ const UNITS = {
   a: "years", "kg/m2": "kg/m\u00b2", "mm[Hg]": "mmHg", Cel: "\u00b0C", "/min": "/min",
 };
 const SOURCES = {
-  request: "sent along", header: "DICOM header", fhir: "record (FHIR)", "what-if": "what if",
+  request: "sent along", header: "DICOM", fhir: "record (FHIR)", "what-if": "what if",
 };
 
 /** A field's name as it is read. */

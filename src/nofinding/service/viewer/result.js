@@ -57,6 +57,7 @@ export function flags(job, result) {
   if (!lines.length && !conflict) return null;
   const first = (line) => conflict && line.startsWith("film: the same instance");
   if (conflict && !lines.some(first)) lines.unshift("film: the same instance came before with other pixels");
+  lines.sort((one, other) => first(other) - first(one));
   return section("Flags", "flags", el("ul", {},
     lines.map((line) => el("li", { class: first(line) ? "conflict" : null },
       first(line) ? el("strong", {}, "Conflict: ") : null, line))));
