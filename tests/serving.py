@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nofinding.cli import main
 from nofinding.service.home import Home
+from nofinding.service.intake import offer
 from nofinding.service.options import ServiceOptions
 from nofinding.service.queue import Accepted
 from nofinding.service.work import Lookup
@@ -19,10 +20,9 @@ PHANTOM = "phantom:train=12,val=8,test=0,abnormal=0,size=64"
 
 def small_model(folder: Path, method: str = "ae") -> Path:
     """A model that has learned next to nothing, for films of 64 pixels. `diff3m` uses a record."""
-    steps = ["--method.train.steps", "2"] if method == "ae" else ["--method.np.steps", "2"]
-    more = ["--method.mpgn.steps", "2"] if method == "diff3m" else []
+    more = ["--method.base_steps", "2"] if method == "diff3m" else []
     fit = ["fit", method, "--films", PHANTOM, "--preset", "tiny", "--out", str(folder)]
-    assert main([*fit, *steps, *more]) == 0
+    assert main([*fit, "--method.train.steps", "2", *more]) == 0
     return folder
 
 
@@ -60,7 +60,7 @@ def options_for(tmp_path: Path, model: Path, **more: object) -> ServiceOptions:
 def send(home: Home, film: Path, record: Mapping[str, float] | None = None) -> Accepted:
     """Puts a file into the spool and the queue, as an intake does."""
     received = home.spool.put(film.name, film.read_bytes(), film.suffix)
-    return home.offer(received, record or {})
+    return offer(home, received, record)
 
 
 def slow(path: Path) -> Known:

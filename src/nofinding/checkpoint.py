@@ -21,7 +21,7 @@ from torch import Tensor
 from nofinding import __version__
 from nofinding.errors import UserError
 
-__all__ = ["code_version", "load", "save", "sync_folder", "write_atomic"]
+__all__ = ["code_version", "load", "load_meta", "save", "sync_folder", "write_atomic"]
 
 # Reserved names in the JSON; whatever `meta` holds under them is replaced.
 TENSORS_HASH = "sha256"
@@ -74,6 +74,11 @@ def load(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return safetensors.torch.load(data), meta
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{tensors_file}: not a safetensors file; make it again") from error
+
+
+def load_meta(stem: Path) -> dict[str, Any]:
+    """The meta alone, once it checks; the tensors are not looked at. Raises UserError."""
+    return _read_meta(_files(stem)[1])
 
 
 @cache

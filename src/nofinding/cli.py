@@ -39,6 +39,8 @@ SWITCHES = (
     "--dates",
 )  # options that are true or false
 
+PEERS = "whom results are sent to by C-STORE, TITLE@host:port, one or more"
+
 USAGE = """\
 nofinding: how far a chest radiograph is from normal for this patient, where, and how sure
 
@@ -55,6 +57,7 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding study --archive URL --study UID --out DIR        score in an archive, store it there
   nofinding deidentify FILE|FOLDER... --out FILMS            DICOM films without the person
   nofinding audit verify LOG --key KEY                       whether an audit log is whole
+  nofinding serve --home FOLDER                              films by HTTP, results in a browser
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
@@ -199,7 +202,7 @@ def _listen_parser(method: str | None, preset: str | None) -> ArgumentParser:
     parser = _new("listen", _first_line(ListenOptions))
     several = {
         "accept": "titles of those who may send, one or more; nobody else is let in",
-        "peers": "whom results are sent to by C-STORE, TITLE@host:port, one or more",
+        "peers": PEERS,
     }
     parser.add_argument("--accept", nargs="+", type=str, required=True, help=several["accept"])
     parser.add_argument("--peers", nargs="+", type=str, default=[], help=several["peers"])
@@ -268,6 +271,15 @@ def _demo_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
     parser = _new("demo", _first_line(DemoOptions))
     _with_options(parser, DemoOptions)
+    return parser
+
+
+def _serve_parser(method: str | None, preset: str | None) -> ArgumentParser:
+    from nofinding.service.serve import ServeOptions
+
+    parser = _new("serve", _first_line(ServeOptions))
+    parser.add_argument("--peers", nargs="+", type=str, default=[], help=PEERS)
+    _with_options(parser, ServeOptions, ("peers",))
     return parser
 
 
@@ -397,6 +409,14 @@ def _demo(parser: ArgumentParser, parsed: Namespace) -> None:
     print(demo(_options(DemoOptions, parsed, ())))
 
 
+def _serve(parser: ArgumentParser, parsed: Namespace) -> None:
+    from nofinding.service.serve import ServeOptions, serve
+
+    code = serve(_options(ServeOptions, parsed, ()))
+    if code:
+        raise SystemExit(code)
+
+
 def _methods(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.methods import METHODS
 
@@ -447,6 +467,7 @@ COMMANDS: dict[str, Command] = {
     "study": (_study, _study_parser),
     "deidentify": (_deidentify, _deidentify_parser),
     "audit": (_audit, _audit_parser),
+    "serve": (_serve, _serve_parser),
     "methods": (_methods, _listing_parser("methods", "Lists what can be fitted.")),
     "sources": (_sources, _listing_parser("sources", "Lists where films can come from.")),
     "recipes": (_recipes, _recipes_parser),

@@ -1,8 +1,10 @@
 """The chain holds, and whatever is done to the file shows."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +101,27 @@ def test_several_processes_keep_one_chain(file: Path) -> None:
     assert verify_audit(file, KEY).entries == 65
     numbers = [json.loads(line)["number"] for line in file.read_text().splitlines()]
     assert numbers == list(range(65))
+
+
+def test_threads_that_share_a_log_keep_one_chain(file: Path) -> None:
+    log = AuditLog(file, KEY)
+    threads = [
+        threading.Thread(target=lambda: [log.write("reader", "looked") for _ in range(20)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verify_audit(file, KEY).entries == 85
+
+
+def test_a_full_disk_leaves_the_log_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, write = AuditLog(file, KEY), os.write
+    monkeypatch.setattr("nofinding.service.audit.os.write", lambda fd, data: write(fd, data[:30]))
+    with pytest.raises(OSError, match="no space left"):
+        log.write("reader", "looked")
+    monkeypatch.undo()
+    assert verify_audit(file, KEY).entries == 5
+    log.write("reader", "looked")
+    assert verify_audit(file, KEY).entries == 6

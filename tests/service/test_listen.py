@@ -154,6 +154,18 @@ def test_left_overs_of_a_killed_process_are_cleared_and_not_what_is_being_writte
     assert [*Spool(tmp_path / "spool", KEY).folder.iterdir()] == [new]
 
 
+def test_an_upload_that_nobody_writes_any_more_is_cleared_at_once(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", KEY, keep_free=0)
+    (held, descriptor), (dropped, other) = spool.open_temporary(), spool.open_temporary()
+    os.close(other)  # as a kill does
+    assert [*Spool(tmp_path / "spool", KEY).folder.iterdir()] == [held] != [dropped]
+    os.write(descriptor, b"film")
+    received = spool.adopt(held, "1.2.3", "ab" * 32, ".dcm")
+    assert received.path.read_bytes() == b"film" and not held.exists()
+    assert received == spool.adopt(tmp_path / "again", "1.2.3", "ab" * 32, ".dcm")
+    os.close(descriptor)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

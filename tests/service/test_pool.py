@@ -1,7 +1,9 @@
 """Workers that die or hang: they are replaced, and no film is lost or done twice."""
 
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from nofinding.errors import UserError
 from nofinding.service.home import Home
-from nofinding.service.pool import Pool
+from nofinding.service.pool import Member, Pool
 from serving import dicom_film, make_deadly, make_slow, options_for, send, small_model
 
 
@@ -86,6 +88,30 @@ def test_at_its_end_the_pool_finishes_what_it_holds_or_puts_it_back(
     assert home.queue.counts()["waiting"] == 1
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+def test_however_many_ask_whether_a_worker_is_ready_none_waits_for_ever() -> None:
+    for _ in range(30):
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.Process()
+        member = Member(name="m", process=process, link=ours, begun=0.0)
+        begin = threading.Barrier(9)
+        answers: list[bool] = []
+
+        def ask(member: Member = member, begin: threading.Barrier = begin) -> None:
+            begin.wait(10)
+            while not member.ready:
+                pass
+            answers.append(True)  # noqa: B023, of this round
+
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        begin.wait(10)
+        theirs.send_bytes(b"ready")
+        for thread in threads:
+            thread.join(5)
+        assert len(answers) == 8
 
 
 def test_without_a_model_the_pool_says_so_and_stops_trying(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def test_a_job_goes_its_way(queue: Queue) -> None:
     ended = queue.get(job.id)
     assert ended is not None and ended.state == "done" and ended.result == {"score": 1.5}
     assert queue.counts() == {"waiting": 0, "working": 0, "done": 1, "failed": 0}
+
+
+def test_what_is_not_in_the_list_is_not_counted_with_it(queue: Queue) -> None:
+    queue.offer("film", "one", {})
+    (job,) = queue.claim()
+    queue.done(job, {}, pixels="a")
+    queue.offer("film", "sent otherwise", {})
+    (again,) = queue.claim()
+    queue.done(again, {}, pixels="a", twin=job.id)
+    queue.offer("film", "what if", {}, kind="what-if")
+    assert len(queue.listed()) == 1
+    assert queue.counts(listed=True) == {"waiting": 0, "working": 0, "done": 1, "failed": 0}
+    assert queue.counts() == {"waiting": 1, "working": 0, "done": 2, "failed": 0}
 
 
 def test_the_same_film_again_is_one_job(queue: Queue) -> None:
@@ -94,6 +108,24 @@ def test_films_are_listed_by_p_and_those_without_come_last(queue: Queue) -> None
     assert [job.film for job in queue.listed(descending=True)] == ["a", "c", "b"]
     assert [job.film for job in queue.listed(most=1, skip=1)] == ["a"]
     assert not queue.listed(state="failed")
+
+
+def test_a_score_that_is_no_number_breaks_no_list(queue: Queue) -> None:
+    queue.offer("film", "d", {})
+    (job,) = queue.claim()
+    queue.done(job, {"score": float("nan"), "point": [float("inf"), 1.0]})
+    (found,) = queue.listed(order="score")
+    assert found.result == {"score": None, "point": [None, 1.0]}
+
+
+def test_how_long_films_took_is_told_once(queue: Queue) -> None:
+    since = time.time()
+    queue.offer("film", "d", {})
+    queue.offer("film", "d", {}, kind="what-if")
+    for job in queue.claim(1) + queue.claim(1):
+        queue.done(job, {})
+    since, (seconds,) = queue.finished(since)
+    assert 0 <= seconds < 60 and queue.finished(since)[1] == []
 
 
 def test_a_result_is_sent_until_it_arrived_or_is_given_up(queue: Queue) -> None:

@@ -56,6 +56,7 @@ def test_a_film_is_scored_as_on_the_command_line(
     assert home.queue.deliveries(job.id)[0]["target"] == "stow:http://archive"
     report = dcmread(home.results.objects(job.id)["report"])
     assert report.PatientID == "P-0"
+    assert done.result["patient"] == home.pseudonym("patient", "|P-0")
     plain = (home.folder / "results" / job.id / "result.json").read_text() + str(done.result)
     assert "P-0" not in plain and "1.2.826" not in plain
 

@@ -33,7 +33,14 @@ from nofinding.run.model import Model
 from nofinding.run.progress import say, tracked
 from nofinding.types import Record
 
-__all__ = ["FitGateOptions", "GateMode", "Gatekeeper", "fit_gate_alone", "save_model_gate"]
+__all__ = [
+    "FitGateOptions",
+    "GateMode",
+    "Gatekeeper",
+    "fit_gate_alone",
+    "reference_of",
+    "save_model_gate",
+]
 
 STEM = "gate"
 FORMAT = 1
@@ -136,6 +143,18 @@ def _load(folder: Path, what: str) -> tuple[Gate, str]:
     if meta.get("format") != FORMAT:
         raise UserError(f"{what} {folder}: gate of format {meta.get('format')!r}; this reads 1")
     return Gate.from_stored(tensors, meta), str(meta["sha256"])
+
+
+def reference_of(folder: Path) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " n"]] | None:
+    """Points and scores of the calibration films that a model's gate keeps; None where it keeps
+    none. The model itself is not loaded. Raises UserError where the gate is damaged."""
+    gate, _ = _load(folder, "--model")
+    if "reference.points" not in gate.tensors:
+        return None
+    return (
+        gate.tensors["reference.points"].double().numpy(),
+        gate.tensors["reference.scores"].double().numpy(),
+    )
 
 
 class Gatekeeper:

@@ -5,11 +5,13 @@ was changed, taken out or put in breaks the chain, and whoever has not the key c
 is cut off at the end shows against a number of entries that was noted elsewhere (`head`).
 """
 
+import errno
 import fcntl
 import hashlib
 import hmac
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ class AuditLog:
         if len(key) < 16:
             raise UserError(f"the key of the audit log {file} has under 16 bytes")
         self.file, self.key, self.clock = file, key, clock
+        # The file's lock keeps other processes out, not other threads that use this descriptor.
+        self._lock = threading.Lock()
         try:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
@@ -50,7 +54,14 @@ class AuditLog:
 
         `about` must hold no name and no id of a patient but a keyed hash (`pseudonym`). Raises
         UserError where the log's end is damaged: nothing may be written behind a broken line.
+        Raises OSError where the disk is full, and leaves the log as it was.
         """
+        with self._lock:
+            return self._write(who, what, about)
+
+    def _write(
+        self, who: str, what: str, about: Mapping[str, str | int | float | bool | None]
+    ) -> Head:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:
             last = _last_line(self._descriptor, self.file)
@@ -68,7 +79,10 @@ class AuditLog:
             line = json.dumps(entry, ensure_ascii=True).encode() + b"\n"
             if len(line) > LONGEST:
                 raise UserError(f"audit log {self.file}: an entry of {len(line)} bytes")
-            os.write(self._descriptor, line)
+            size = os.fstat(self._descriptor).st_size
+            if os.write(self._descriptor, line) != len(line):  # the disk is full
+                os.ftruncate(self._descriptor, size)
+                raise OSError(errno.ENOSPC, "no space left on the device")
             os.fsync(self._descriptor)
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)

@@ -11,14 +11,11 @@ Only its owner may read it. All of one hospital's service may share one: `serve`
 """
 
 import contextlib
-import hashlib
 import hmac
-import json
 import os
 import secrets
 import stat
 import time
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -26,8 +23,8 @@ from nofinding.errors import UserError
 from nofinding.service.audit import AuditLog
 from nofinding.service.durable import write_durably
 from nofinding.service.kept import Results
-from nofinding.service.queue import Accepted, Queue
-from nofinding.service.spool import LEFT_OVER, Received, Spool
+from nofinding.service.queue import Queue
+from nofinding.service.spool import LEFT_OVER, Spool
 
 __all__ = ["Home"]
 
@@ -65,17 +62,6 @@ class Home:
     def audit(self) -> AuditLog:
         """The audit log, opened when it is first written to."""
         return AuditLog(self.folder / "audit.log", self.key)
-
-    def offer(
-        self, received: Received, record: Mapping[str, float], flags: Sequence[str] = ()
-    ) -> Accepted:
-        """Puts a film that lies in the spool into the queue. `record` is what was said of the
-        patient, in the fields' units, `flags` what was wrong with it. Raises FullError."""
-        asked = {name: float(value) for name, value in sorted(record.items())}
-        content = f"{received.digest}|{json.dumps(asked)}"
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        payload = {"file": received.path.name, "record": asked, "flags": [*flags]}
-        return self.queue.offer(received.film, digest, payload)
 
     def sweep(self, keep_days: float) -> int:
         """Deletes films, results and jobs that ended more than `keep_days` days ago (0: none),

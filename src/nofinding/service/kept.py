@@ -24,6 +24,7 @@ import numpy as np
 
 from nofinding.checkpoint import sync_folder
 from nofinding.service.durable import write_durably
+from nofinding.service.plain import finite
 
 __all__ = ["JOB", "SHOWN", "Array", "Results"]
 
@@ -58,7 +59,7 @@ class Results:
         building = self.folder / f".{job}.{secrets.token_hex(4)}.tmp"
         building.mkdir(mode=0o700)
         try:
-            write_durably(building / "result.json", json.dumps(dict(told)).encode())
+            write_durably(building / "result.json", json.dumps(finite(dict(told))).encode())
             for name, array in arrays.items():
                 stream = io.BytesIO()
                 np.save(stream, array, allow_pickle=False)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -40,11 +40,13 @@ class Member:
     link: Connection
     begun: float
     told: bool = False
+    asking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def ready(self) -> bool:
         """Whether it has had its model, dead or alive by now."""
-        with contextlib.suppress(EOFError, OSError):
+        # It says so once: of two threads that saw it speak, one would wait for ever to hear it.
+        with self.asking, contextlib.suppress(EOFError, OSError):
             self.told = self.told or (self.link.poll() and bool(self.link.recv_bytes(16)))
         return self.told
 

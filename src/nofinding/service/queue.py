@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from nofinding.errors import UserError
+from nofinding.service.plain import finite
 
 __all__ = ["Accepted", "Delivery", "FullError", "Job", "Order", "Queue", "State"]
 
@@ -242,7 +243,8 @@ class Queue:
         """Keeps the result, and with it to whom it must be sent; False where somebody else has
         the job by now, and nothing is kept."""
         with self._changing() as db:
-            if not _end(db, job, "done", json.dumps(dict(result)), None):
+            # One NaN would make the database refuse to read any list.
+            if not _end(db, job, "done", json.dumps(finite(dict(result))), None):
                 return False
             db.execute(
                 "UPDATE jobs SET pixels = ?, conflict = ?, twin = ? WHERE id = ?",
@@ -387,10 +389,29 @@ class Queue:
         rows = self._connection().execute("SELECT state, count(*) FROM deliveries GROUP BY state")
         return {"waiting": 0, "done": 0, "failed": 0} | {row[0]: row[1] for row in rows}
 
-    def counts(self) -> dict[State, int]:
-        """How many jobs there are of each state."""
+    def finished(self, since: float) -> tuple[float, list[float]]:
+        """How many seconds each film took that ended after `since`, in seconds since 1970, from
+        its arrival on; and what to ask with next time. Of jobs of the last week."""
+        rows = (
+            self._connection()
+            .execute(
+                "SELECT changed, changed - made AS took FROM jobs WHERE state = 'done' "
+                "AND made > ? AND changed > ? AND kind = 'film'",
+                [since - 7 * 86400, since],
+            )
+            .fetchall()
+        )
+        return max((row["changed"] for row in rows), default=since), [row["took"] for row in rows]
+
+    def counts(self, *, listed: bool = False) -> dict[State, int]:
+        """How many jobs there are of each state; `listed`: of those alone that `listed` gives."""
         counted: dict[State, int] = {"waiting": 0, "working": 0, "done": 0, "failed": 0}
-        for row in self._connection().execute("SELECT state, count(*) AS n FROM jobs GROUP BY 1"):
+        rows = self._connection().execute(
+            "SELECT state, count(*) AS n FROM jobs "
+            "WHERE NOT ? OR (kind = 'film' AND twin IS NULL) GROUP BY 1",
+            [listed],
+        )
+        for row in rows:
             counted[row["state"]] = row["n"]
         return counted
 

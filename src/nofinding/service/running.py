@@ -2,7 +2,9 @@
 
 import logging
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -12,14 +14,14 @@ from nofinding.service.options import ServiceOptions
 from nofinding.service.outbox import Outbox
 from nofinding.service.pool import Pool
 
-__all__ = ["Service", "stopped_by_signals"]
+__all__ = ["Running", "logged", "stopped_by_signals"]
 
 log = logging.getLogger(__name__)
 SWEEP = 600.0  # seconds between looks for what is old
 
 
-class Service:
-    """`with Service(options) as service`: films in its queue are scored, and results sent."""
+class Running:
+    """`with Running(options) as running`: films in its queue are scored, and results sent."""
 
     def __init__(self, options: ServiceOptions) -> None:
         """Raises UserError where the home or a connection is not what it must be."""
@@ -37,7 +39,7 @@ class Service:
         self._sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Service":
+    def __enter__(self) -> "Running":
         with ExitStack() as stack:
             stack.enter_context(self.outbox)
             stack.enter_context(self.pool)
@@ -64,17 +66,34 @@ class Service:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second SIGINT interrupts as ever."""
+    """An event that SIGTERM and Ctrl-C set, as long as this lasts."""
     stop = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """One line an event on stderr, as long as this lasts."""
+    logger, handler = logging.getLogger("nofinding"), logging.StreamHandler(sys.stderr)
+    form = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    form.converter = time.gmtime
+    handler.setFormatter(form)
+    before = (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

@@ -1,18 +1,24 @@
 """Films as they came, on the disk before anybody is told so."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import hmac
+import os
+import secrets
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from nofinding.checkpoint import sync_folder
 from nofinding.errors import UserError
 from nofinding.service.durable import write_durably
 
 __all__ = ["LEFT_OVER", "Received", "Spool"]
 
+UPLOAD = ".upload-"
 LEFT_OVER = 3600.0
 """Seconds after which a file that no job is about belongs to nobody."""
 
@@ -41,7 +47,8 @@ class Spool:
             raise UserError(f"spool {folder}: {error.strerror}") from None
         for left in folder.glob(".*.tmp"):  # of a process that was killed; others may be at work
             with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > LEFT_OVER:
+                old = time.time() - left.stat().st_mtime > LEFT_OVER
+                if _is_nobodys(left) if left.name.startswith(UPLOAD) else old:
                     left.unlink()
 
     def put(self, uid: str, data: bytes, ending: str = ".dcm") -> Received:
@@ -50,11 +57,52 @@ class Spool:
 
         `uid` is its SOP Instance UID, or what stands for one; `ending` is of the file's name.
         """
-        if shutil.disk_usage(self.folder).free - len(data) < self.keep_free:
-            raise OSError(28, "no space left on the device")
+        self.require(len(data))
+        received = self._named(uid, hashlib.sha256(data).hexdigest(), ending)
+        if not received.path.exists():
+            write_durably(received.path, data)
+        return received
+
+    def adopt(self, file: Path, uid: str, digest: str, ending: str) -> Received:
+        """The same for what was written to a temporary file of this folder (`temporary`), whose
+        SHA-256 is `digest`: it is renamed. Raises OSError."""
+        received = self._named(uid, digest, ending)
+        if not received.path.exists():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            file.rename(received.path)
+            sync_folder(self.folder)
+        return received
+
+    def open_temporary(self) -> tuple[Path, int]:
+        """A file in this folder for what is still coming in, and its descriptor, for the caller to
+        close. As long as that is open the file is somebody's. Raises OSError."""
+        file = self.folder / f"{UPLOAD}{secrets.token_hex(16)}.tmp"
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file, descriptor
+
+    def require(self, count: int) -> None:
+        """Raises OSError where that many bytes more would leave less than `keep_free`."""
+        if shutil.disk_usage(self.folder).free - count < self.keep_free:
+            raise OSError(errno.ENOSPC, "no space left on the device")
+
+    def _named(self, uid: str, digest: str, ending: str) -> Received:
         film = hmac.digest(self.key, f"film|{uid}".encode(), "sha256").hex()[:32]
-        digest = hashlib.sha256(data).hexdigest()
         path = self.folder / f"{film}-{digest[:16]}{ending}"
-        if not path.exists():
-            write_durably(path, data)
         return Received(path=path, film=film, digest=digest)
+
+
+def _is_nobodys(file: Path) -> bool:
+    """Whether no process is writing it any more. Raises OSError."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -30,6 +30,7 @@ from nofinding.data.decode import FilmFile, UnreadableError
 from nofinding.errors import UserError
 from nofinding.run.resident import Outcome, Resident
 from nofinding.service.home import Home
+from nofinding.service.intake import identity_of
 from nofinding.service.kept import SHOWN, Array
 from nofinding.service.options import ServiceOptions
 from nofinding.service.queue import Job
@@ -166,12 +167,26 @@ class Worker:
         self.home.results.put(job.id, about, arrays, objects)
         sent = self.deliver if objects and twin is None else ()
         if queue.done(
-            job, summary(about), pixels=digest, conflict=conflict, twin=twin, deliver=sent
+            job,
+            summary(about) | {"patient": self._patient(one)},
+            pixels=digest,
+            conflict=conflict,
+            twin=twin,
+            deliver=sent,
         ):
             self.home.audit.write(
                 "worker", "scored" if outcome.result else "refused", film=job.film, job=job.id
             )
         one.film.drop()
+
+    def _patient(self, one: Taken) -> str | None:
+        """Whose film it is, as a pseudonym, where an intake that reads no header left it open."""
+        if one.path.suffix != DICOM or one.job.payload.get("patient"):
+            return None
+        with contextlib.suppress(UserError):
+            if patient := identity_of(one.path).patient:
+                return self.home.pseudonym("patient", patient)
+        return None
 
     def _objects(
         self, one: Taken, outcome: Outcome, pixels: Float[np.ndarray, "h w"], conflict: bool
