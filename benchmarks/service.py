@@ -55,7 +55,7 @@ class Figures:
     accepted: set[str] = field(default_factory=set)
 
     def rows(self, what: str, elapsed: float) -> list[tuple[str, str]]:
-        cuts = statistics.quantiles(self.seconds, n=100)
+        cuts = statistics.quantiles(self.seconds, n=100, method="inclusive")
         told = ", ".join(f"{count} x {why}" for why, count in sorted(self.refused.items()))
         return [
             (f"{what} in {elapsed:.0f} s", f"{len(self.seconds) / elapsed:.0f} a second"),

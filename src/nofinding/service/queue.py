@@ -113,6 +113,8 @@ class Queue:
         held. Raises UserError where the file is no queue or cannot be opened."""
         self.file, self.capacity, self.lease, self.clock = file, capacity, lease, clock
         self._local = threading.local()
+        # Threads wait here in a row: before the file's lock each would sleep and try again.
+        self._turn = threading.Lock()
         # A monotonic clock starts anew with the machine: leases of another boot have run out.
         self._boot = _boot()
         try:
@@ -134,14 +136,15 @@ class Queue:
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees and makes all of its changes, or none."""
-        db = self._connection()
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-        except BaseException:
-            db.rollback()
-            raise
-        db.commit()
+        with self._turn:
+            db = self._connection()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.rollback()
+                raise
+            db.commit()
 
     def offer(
         self, film: str, digest: str, payload: Mapping[str, Any], *, kind: str = "film"

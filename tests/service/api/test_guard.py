@@ -185,13 +185,18 @@ def asked(
     async def send(message: Any) -> None:
         sent.append(message)
 
+    async def body() -> Any:
+        if sent:  # it is only thrown away now
+            return {"type": "http.disconnect"}
+        return await receive()
+
     given = {"host": "127.0.0.1", **headers}
     scope = {
         "type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
         "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(scope, body, send))
     return sent[0]["status"], dict(sent[0]["headers"])
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from nofinding.errors import UserError
+from nofinding.service.api import guard
 from nofinding.service.api import server as module
 from nofinding.service.api.server import Server, configured
 from nofinding.service.api.state import Limits
@@ -75,16 +76,35 @@ def wait_for_nothing_left(home: Home, seconds: float = 5) -> None:
 def test_four_gigabytes_are_refused_at_once(home: Home) -> None:
     with running(home) as port, connected(port) as link:
         link.sendall(HEAD + b"Content-Length: 4294967296\r\n\r\n")
+        told = link.recv(65536)
+        assert told.startswith(b"HTTP/1.1 413 ") and b"connection: close" in told
+        link.shutdown(socket.SHUT_WR)
+        answer(link)  # and then it is closed
+
+
+def test_who_is_refused_while_he_sends_can_read_why(home: Home) -> None:
+    home.queue.capacity = 0
+    film = {"film": ("f", png() * 3000)}  # more than any buffer between the two holds
+    with running(home) as port:
+        answers = [httpx.post(f"http://127.0.0.1:{port}/v1/films", files=film) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [429] * 5
+
+
+def test_who_never_stops_sending_is_cut_off(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "LINGER", 0.3)
+    with running(home) as port, connected(port) as link:
+        link.sendall(HEAD + b"Content-Length: 4294967296\r\n\r\n")
         begin = time.monotonic()
-        told = answer(link)
-        assert told.startswith(b"HTTP/1.1 413 ") and time.monotonic() - begin < 5
-        assert b"connection: close" in told
+        with pytest.raises(OSError, match=r".*"):
+            while time.monotonic() - begin < 10:
+                link.sendall(bytes(2**16))
+        assert time.monotonic() - begin < 5
 
 
 def test_who_expects_to_be_asked_is_told_before_he_sends(home: Home) -> None:
     with running(home) as port, connected(port) as link:
         link.sendall(HEAD + b"Content-Length: 4294967296\r\nExpect: 100-continue\r\n\r\n")
-        assert answer(link).startswith(b"HTTP/1.1 413 ")
+        assert link.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_cut_upload_leaves_nothing(home: Home) -> None:
@@ -106,6 +126,7 @@ def test_a_cut_upload_leaves_nothing(home: Home) -> None:
 
 def test_who_is_silent_is_let_go(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEADERS_WITHIN", 0.5)
+    monkeypatch.setattr(guard, "LINGER", 0.1)
     with running(home, silence=0.5) as port:
         with connected(port) as link:  # says nothing
             assert answer(link) == b""

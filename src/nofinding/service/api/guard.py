@@ -1,6 +1,7 @@
 """What every request passes around the routes: limits, the door, headers, one log line."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -17,6 +18,8 @@ __all__ = ["Guard"]
 log = logging.getLogger(__name__)
 
 UPLOADS = {"/v1/films": "film", "/v1/batches": "batch"}
+LINGER = 5.0  # seconds
+LINGER_MOST = 2**26  # bytes
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -61,6 +64,7 @@ class Guard:
             except HTTPException as error:
                 await exchange.refuse(error)
             except asyncio.CancelledError:  # the service ends
+                exchange.hurry = True
                 await exchange.refuse(refused(503, "the service is stopping", again=10))
             except Exception as error:
                 log.error("a request could not be answered: %s", type(error).__name__)
@@ -103,7 +107,9 @@ class Exchange:
             self.most += 2 * self._limits.text
         self.status = 0
         self.expects_body = False
+        self.hurry = False
         self._whole = False
+        self._cut = False
         self._read = 0
         self._end: float | None = None
 
@@ -125,16 +131,36 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Passes the answer on, with the headers that all have."""
+        """Passes the answer on, with the headers that all have.
+
+        Where the body is not whole the connection is closed after it. Who is still sending then
+        would be reset, and never read the answer: what he sends is thrown away for a moment.
+        """
         if message["type"] == "http.response.start":
             self.status = message["status"]
             given = {name.lower() for name, _ in message.get("headers", [])}
             headers = [*message.get("headers", [])]
             headers += [(name, value) for name, value in HEADERS.items() if name not in given]
-            if self.expects_body and not self._whole:  # nobody reads the rest of it
+            self._cut = self.expects_body and not self._whole
+            if self._cut:
                 headers.append((b"connection", b"close"))
-            message = {**message, "headers": headers}
+            await self._send({**message, "headers": headers})
+            return
+        if self._cut and not self.hurry and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._throw_away()
+            message = {"type": "http.response.body", "body": b""}
         await self._send(message)
+
+    async def _throw_away(self) -> None:
+        """Reads what still comes, for LINGER seconds at most."""
+        left, whole = LINGER_MOST, False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while left > 0 and not whole:
+                    message = await self._receive()
+                    whole = not message.get("more_body", False)  # or the other end is gone
+                    left -= len(message.get("body", b""))
 
     async def refuse(self, error: HTTPException) -> None:
         """Answers with one line, unless an answer has begun."""
