@@ -52,7 +52,7 @@ def test_a_film_is_scored_as_on_the_command_line(
     assert told is not None and told["size"] == [64, 64] and "RESEARCH" in told["notice"].upper()
     age = next(row for row in told["record"] if row["field"] == "age")
     assert (age["value"], age["unit"], age["source"]) == (63.0, "a", "request")
-    assert sorted(home.results.objects(job.id)) == ["map", "picture", "report"]
+    assert sorted(home.results.objects(job.id)) == ["fhir", "map", "picture", "report"]
     assert home.queue.deliveries(job.id)[0]["target"] == "stow:http://archive"
     report = dcmread(home.results.objects(job.id)["report"])
     assert report.PatientID == "P-0"
