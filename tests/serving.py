@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nofinding.cli import main
@@ -83,3 +83,11 @@ def make_slow() -> Lookup:
 
 def make_deadly() -> Lookup:
     return deadly
+
+
+def until(what: Callable[[], object], seconds: float = 60) -> None:
+    """Waits for it."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.1)

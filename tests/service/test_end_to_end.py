@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from nofinding.clinical.dicomweb import Archive
 from nofinding.service.audit import verify_audit
 from nofinding.service.home import Home
 from orthanc import Orthanc, free_port
-from serving import dicom_film, small_model
+from serving import dicom_film, small_model, until
 from viewer_home import Page, browser, server
 
 REAL = Path("../shared/data/dicom/RG1_J2KI.dcm")
@@ -55,14 +54,6 @@ def listening(home: Path, *more: str) -> Iterator[tuple[int, "subprocess.Popen[s
     finally:
         process.kill()
         process.wait()
-
-
-def until(what: Callable[[], object], seconds: float = 60) -> None:
-    """Waits for it."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.1)
 
 
 def uid_of(film: Path) -> str:
