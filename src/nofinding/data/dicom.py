@@ -7,23 +7,22 @@ that between two percentiles (`image.from_stored`).
 
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.encaps import get_frame
 from pydicom.multival import MultiValue
 
+from nofinding.data.codestream import NATIVE, check_frame
+from nofinding.data.dicom_file import elements_of, header_of
 from nofinding.data.image import from_stored
 from nofinding.data.limits import FilmError, check_size
 
 __all__ = ["header", "identity", "pixels", "study"]
 
-# start-of-frame markers of JPEG (not the tables DHT, JPG, DAC in between) and of JPEG-LS
-SIZED = ({*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}) | {0xFFF7}
 ASKED = ("PatientAge", "PatientSex", "ViewPosition", "PatientSize", "PatientWeight")
 STUDY = {  # what a cohort is chosen by, as it is called there
     "SOPClassUID": "sop_class", "SOPInstanceUID": "sop", "StudyInstanceUID": "study",
@@ -55,7 +54,7 @@ IDENTITY_MOST = 2**15  # characters of JSON
 
 def header(path: Path) -> dict[str, str]:
     """The five things about the patient that may enter a record, as they are written."""
-    dataset = dcmread(path, stop_before_pixels=True, specific_tags=[*ASKED])
+    dataset = header_of(path, ASKED)
     values = {name: dataset.get(name) for name in ASKED}
     texts = {name: str(value).strip()[:32] for name, value in values.items() if value is not None}
     return {name: text for name, text in texts.items() if text}
@@ -64,7 +63,7 @@ def header(path: Path) -> dict[str, str]:
 def identity(path: Path) -> dict[str, Any]:
     """Whose film it is and how it lies: the elements of IDENTITY that the file has, as DICOM JSON
     (PS3.18 annex F). Sequences and everything else stay behind."""
-    dataset = dcmread(path, stop_before_pixels=True, specific_tags=[*IDENTITY])
+    dataset = header_of(path, IDENTITY)
     told = Dataset()
     for element in dataset:
         if element.keyword in IDENTITY and element.VR != "SQ":
@@ -83,7 +82,7 @@ def study(path: Path) -> dict[str, str]:
     """
     times = [f"{of}{what}" for of in TAKEN for what in ("Date", "Time")]
     asked = [*STUDY, *CODES, *PIXELS, *times, "AcquisitionDateTime", "SourceImageSequence"]
-    dataset = dcmread(path, stop_before_pixels=True, specific_tags=asked)
+    dataset = header_of(path, asked)
     if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
         raise FilmError("a DICOMDIR")
     told = {name: _text(dataset.get(keyword)) for keyword, name in STUDY.items()}
@@ -124,8 +123,9 @@ def _taken(dataset: Dataset) -> str:
 
 def pixels(path: Path) -> Float[np.ndarray, "h w"]:
     """float32 in [0, 1], dense tissue bright. Refuses what is not one CR or DX film."""
-    _check(dcmread(path, stop_before_pixels=True))
-    dataset = dcmread(path)
+    head = header_of(path)
+    _check(head)
+    dataset = elements_of(path, int(head.Rows) * int(head.Columns))
     _check(dataset)
     stored = _stored(dataset)
     padding = _padding(dataset, stored)
@@ -172,45 +172,34 @@ def _check_pixels(dataset: Dataset) -> None:
 
 
 def _stored(dataset: Dataset) -> Integer[np.ndarray, "h w"]:
-    """The stored values; pydicom clears what some scanners leave in the bits above them."""
-    _check_codestream(dataset)
+    """The stored values; pydicom clears what some scanners leave in the bits above them.
+
+    Those that lie higher in their words than the standard has it today (PS3.5 8.1.1) are taken
+    down: pydicom would take the bits below them for the value.
+    """
+    _check_frame(dataset)
+    allocated, bits = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    high = dataset.get("HighBit")
+    top = bits if high is None else int(high) + 1
+    if not bits <= top <= allocated:
+        raise FilmError("has its values at an impossible place in their words")
+    dataset.BitsStored, dataset.HighBit = top, top - 1
     stored = dataset.pixel_array
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise FilmError("has pixels that do not fit its rows and columns")
-    return stored
+    return np.asarray(stored >> (top - bits))
 
 
-def _check_codestream(dataset: Dataset) -> None:
-    """A compressed frame must be as large as the header says: decoders believe the frame."""
-    if not dataset.file_meta.TransferSyntaxUID.is_compressed or "PixelData" not in dataset:
-        return
-    if dataset.file_meta.TransferSyntaxUID.is_deflated:
+def _check_frame(dataset: Dataset) -> None:
+    """A compressed frame must be what the header says: decoders believe the frame."""
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    if not syntax:
+        raise FilmError("does not say how its pixels are stored")
+    if syntax in NATIVE or "PixelData" not in dataset:
         return
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    size = _codestream_size(frame)
-    if size is not None and size != (int(dataset.Columns), int(dataset.Rows)):
-        raise FilmError("has pixels that do not fit its rows and columns")
-
-
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Width and height in a JPEG or JPEG 2000 frame; None for RLE, which holds neither."""
-    siz = frame[:4096].find(b"\xff\x4f\xff\x51")  # start of codestream, image and tile size
-    if siz >= 0 and (siz == 0 or frame[4:8] == b"jP  "):
-        right, low, left, top = struct.unpack(">4I", frame[siz + 8 : siz + 24])
-        return right - left, low - top
-    if not frame.startswith(b"\xff\xd8"):
-        return None
-    at = 2
-    while at + 9 <= len(frame):
-        marker, length = struct.unpack(">HH", frame[at : at + 4])
-        if marker == 0xFFFF:  # a fill byte before a marker
-            at += 1
-        elif marker in SIZED:
-            high, wide = struct.unpack(">HH", frame[at + 5 : at + 9])
-            return wide, high
-        else:
-            at += 2 + length
-    raise FilmError("is damaged or cut short")
+    wide, high = int(dataset.Columns), int(dataset.Rows)
+    check_frame(syntax, frame, wide, high, int(dataset.BitsAllocated))
 
 
 def _looked_up(
