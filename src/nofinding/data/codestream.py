@@ -31,6 +31,7 @@ SIZED = ({*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}) | {0xFFF7}
 HIERARCHICAL = 0xFFDE  # a size for several frames, which DICOM does not have
 BOXED = b"\0\0\0\x0cjP  \r\n\x87\n"  # a JPEG 2000 file, of which the codestream is a part
 START = b"\xff\x4f\xff\x51"  # of a codestream, and the size of its image
+UNKNOWN = "is compressed in a way that is not read"
 RUN = 64  # bytes that a byte of RLE may become: two say 128
 
 
@@ -54,7 +55,7 @@ def check_frame(syntax: str, frame: bytes, wide: int, high: int, allocated: int)
     elif syntax in JPEG_2000:
         told = _in_jpeg_2000(frame)
     else:
-        raise FilmError("is compressed in a way that is not read")
+        raise FilmError(UNKNOWN)
     if (told.wide, told.high) != (wide, high):
         raise FilmError("has pixels that do not fit its rows and columns")
     if told.components != 1 or told.bits > allocated:
@@ -73,7 +74,9 @@ def _in_jpeg(frame: bytes) -> _Told:
         elif marker in SIZED:
             bits, high, wide, components = struct.unpack(">BHHB", frame[at + 4 : at + 10])
             return _Told(wide, high, components, bits)
-        elif marker == HIERARCHICAL or marker < 0xFF00:
+        elif marker == HIERARCHICAL:
+            raise FilmError(UNKNOWN)
+        elif marker < 0xFF00:
             break
         else:
             at += 2 + length

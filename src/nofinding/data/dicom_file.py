@@ -35,7 +35,7 @@ def header_of(path: Path, only: Sequence[str] = ()) -> FileDataset:
 
 
 def elements_of(path: Path, pixels: int) -> FileDataset:
-    """All elements, with the pixels, of which the header promises so many. Raises as `header_of`."""
+    """All elements, with so many pixels as the header promises. Raises as `header_of`."""
     deflated = _deflated(path)
     return dcmread(path) if deflated is None else _inflated(*deflated, HEADER + 2 * pixels, None)
 
@@ -52,7 +52,7 @@ def _deflated(path: Path) -> tuple[Path, int, FileMetaDataset] | None:
 
 
 def _inflated(
-    path: Path, start: int, meta: FileMetaDataset, most: int, only: list[BaseTag] | None
+    path: Path, start: int, meta: FileMetaDataset, most: int, only: list[BaseTag | int] | None
 ) -> FileDataset:
     """As `dcmread` would give it, and as if it had never been deflated. `only` is None where the
     pixels are wanted, too."""
