@@ -86,9 +86,9 @@ def plain(dataset: Dataset, syntax: str) -> bytes:
         DeflatedExplicitVRLittleEndian,
     )
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
-    if syntax == ExplicitVRBigEndian and dataset.BitsAllocated == 16:
-        words = np.frombuffer(dataset.PixelData, "<u2")
-        dataset.PixelData = words.astype(">u2").tobytes()
+    words = dataset.BitsAllocated == 16 or dataset["PixelData"].VR == "OW"
+    if syntax == ExplicitVRBigEndian and words:  # bytes, too, are swapped where they are OW
+        dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
     buffer = io.BytesIO()
     dcmwrite(
         buffer,
