@@ -123,6 +123,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, hang)
     tallies = (Counter(), Counter())
     slowest, lines, where = 0.0, [], ""
+    named: set[str] = set()  # files that got a score
     about = machine()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -147,9 +148,10 @@ def main() -> None:
             slowest = max(slowest, *(outcome.seconds for outcome in outcomes))
             cells = [o.told if o.kind != "score" else f"**{o.told}**" for o in outcomes]
             name = path.relative_to(FOLDERS[package])
+            named |= {f"`{name}`" for outcome in outcomes if outcome.kind == "score"}
             lines.append(f"| {' | '.join([f'`{name}`', told, *cells, ''][:4])} |")
             print(lines[-1], flush=True)
-    options.out.write_text("\n".join([*summary(tallies, slowest, about), *lines]) + "\n")
+    options.out.write_text("\n".join([*summary(tallies, named, slowest, about), *lines]) + "\n")
 
 
 def hang(*_: object) -> None:
@@ -157,7 +159,9 @@ def hang(*_: object) -> None:
     raise TimeoutError
 
 
-def summary(tallies: tuple[Counter[str], Counter[str]], slowest: float, about: str) -> list[str]:
+def summary(
+    tallies: tuple[Counter[str], Counter[str]], named: set[str], slowest: float, about: str
+) -> list[str]:
     """The head of the page."""
     counted = [", ".join(f"{n} {kind}" for kind, n in tally.most_common()) for tally in tallies]
     return [
@@ -171,6 +175,7 @@ def summary(tallies: tuple[Counter[str], Counter[str]], slowest: float, about: s
         "",
         f"- As they are: {counted[0]}.",
         f"- Called chest films: {counted[1]}.",
+        f"- With a score, in either way: {', '.join(sorted(named)) or 'none'}.",
         f"- The slowest took {slowest:.1f} s, most of it for loading the model.",
     ]
 

@@ -458,6 +458,42 @@ def test_models_with_a_right_hash_and_wrong_content(
         refused(lambda: found.calibration)
 
 
+WRONG = (
+    None,
+    True,
+    -1,
+    10**400,
+    float("inf"),
+    "x",
+    [],
+    {},
+    [[]],
+    [1],
+    {"scores": [1.0], "ids": []},
+)
+MUST_BE = ("aspect", "calibration", "method", "record", "config", "format")
+MAY_NOT_BE = {"gate": [7, "x", [[]]], "map_threshold": ["x", [[]], float("inf"), 10**400],
+              "training_pixels": [None, 7, "x", [[]], [1], {}]}  # fmt: skip
+
+
+def test_models_whose_json_is_of_another_kind(model: Path, tmp_path: Path) -> None:
+    """What scoring reads of it is looked at when it is loaded."""
+    tensors, meta = checkpoint.load(model / "model")
+    cases = [(key, value) for key in MUST_BE for value in WRONG]
+    cases += [(key, value) for key, values in MAY_NOT_BE.items() for value in values]
+    for key, value in cases:
+        if (key, value) in (("config", {}), ("format", True)):  # all defaults; equals 1
+            continue
+        checkpoint.save(tmp_path / "model", tensors, meta | {key: value})
+        with pytest.raises(UserError):
+            load_model(tmp_path)
+    for key, value in (("train", None), ("train", "x"), ("channels", []), ("os.system", "x")):
+        config = meta["config"] | {key: value}
+        checkpoint.save(tmp_path / "model", tensors, meta | {"config": config})
+        with pytest.raises(UserError):
+            load_model(tmp_path)
+
+
 @some(40)
 @given(st.data())
 def test_safetensors(tmp_path: Path, data: st.DataObject) -> None:

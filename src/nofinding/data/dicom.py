@@ -195,7 +195,9 @@ def _check_frame(dataset: Dataset) -> None:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
     if not syntax:
         raise FilmError("does not say how its pixels are stored")
-    if syntax in NATIVE or "PixelData" not in dataset:
+    if "PixelData" not in dataset:
+        raise FilmError("has no pixels")
+    if syntax in NATIVE:
         return
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     wide, high = int(dataset.Columns), int(dataset.Rows)
