@@ -97,6 +97,12 @@ def test_titles_are_found_by_name_and_cells_are_text(make: Make, tmp_path: Path)
         ("t.csv", b"a\xff,b\n1,2\n", "is not a CSV file"),
         ("t.csv.gz", b"a,b\n1,2\n", "is not a whole gzip file"),
         ("t.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 999, mtime=0)[:-12], "download it again"),
+        (
+            "t.csv.gz",
+            gzip.compress(b"a,b\n", mtime=0)[:10] + b"\7" * 40,
+            "is not a whole gzip file",
+        ),
+        ("t.csv.gz", gzip.compress(b"a" * 2**26, mtime=0), "is not a CSV file"),
     ],
 )
 def test_a_faulty_table_is_one_line(
