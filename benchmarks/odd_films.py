@@ -176,7 +176,7 @@ def summary(
         f"- As they are: {counted[0]}.",
         f"- Called chest films: {counted[1]}.",
         f"- With a score, in either way: {', '.join(sorted(named)) or 'none'}.",
-        f"- The slowest took {slowest:.1f} s, most of it for loading the model.",
+        f"- The slowest took {slowest:.1f} s, the loading of the model included.",
     ]
 
 
