@@ -13,6 +13,7 @@ from nofinding.data.decode import FilmFile
 from nofinding.errors import UserError
 from nofinding.evaluate.gallery import array_file, read_array
 from nofinding.run.progress import say, tracked
+from nofinding.run.unfinished import whole_or_not
 from nofinding.sources.files import file_name
 
 if TYPE_CHECKING:
@@ -61,13 +62,15 @@ def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
         if name not in results:
             raise UserError(f"{file}: {options.scores / 'scores.csv'} has no image_id {name!r}")
         sources.append((name, film, read_source(file)))
-    options.out.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, film, source in tracked(sources, "writing DICOM"):
-        for made in objects_of(source, film(), results[name], segmentation=options.segmentation):
-            path = options.out / f"{name}.{made.kind}.dcm"
-            made.dataset.save_as(path, enforce_file_format=True)
-            written.append(path)
+    with whole_or_not(options.out) as folder:
+        for name, film, source in tracked(sources, "writing DICOM"):
+            for made in objects_of(
+                source, film(), results[name], segmentation=options.segmentation
+            ):
+                named = f"{name}.{made.kind}.dcm"
+                made.dataset.save_as(folder / named, enforce_file_format=True)
+                written.append(options.out / named)
     say(f"{options.out}: {len(written)} objects of {len(sources)} films; research use only")
     return written
 
