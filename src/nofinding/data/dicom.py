@@ -37,6 +37,14 @@ CODES = {"ViewCodeSequence": "view_code", "AnatomicRegionSequence": "region_code
 TAKEN = ("Acquisition", "Content", "Series", "Study")
 PIXELS = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated",
           "BitsStored")  # fmt: skip
+# What a refusal may quote (PS3.3 C.7.3.1.1.1): anything else in that place may be a name.
+DEFINED = (
+    "ANN AR ASMT AU BDUS BI BMD CFM CT CTPROTOCOL DG DMS DOC ECG EEG EMG EOG EPS ES FID GM HC HD "
+    "IO IOL IVOCT IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA "
+    "PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN "
+    "RTSTRUCT RWV SC SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC"
+)
+MODALITIES = frozenset(DEFINED.split())
 DIRECTORY = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR
 
 IDENTITY = (
@@ -150,7 +158,7 @@ def _check(dataset: Dataset) -> None:
     """Everything that can be refused from the header alone."""
     modality = str(dataset.get("Modality") or "")
     if modality not in ("CR", "DX"):
-        named = modality if re.fullmatch(r"[A-Z]{2,8}", modality) else "not stated"
+        named = modality if modality in MODALITIES else "not stated"
         raise FilmError(f"has modality {named}; CR and DX are read")
     _check_pixels(dataset)
 
