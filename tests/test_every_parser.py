@@ -462,9 +462,38 @@ def test_models_with_a_right_hash_and_wrong_content(
     name = data.draw(st.sampled_from([*tensors]))
     tensors[name] = data.draw(st.sampled_from([tensors[name], torch.zeros(1), torch.zeros(0)]))
     checkpoint.save(tmp_path / "model", tensors, meta)
+    (tmp_path / "README.md").touch()
     found = refused(lambda: load_model(tmp_path))
     if found is not None:
         refused(lambda: found.calibration)
+
+
+def test_a_model_without_its_card_is_refused(model: Path, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "model", *checkpoint.load(model / "model"))
+    with pytest.raises(UserError, match=r"has no card \(README.md\)"):
+        load_model(tmp_path)
+    (tmp_path / "README.md").touch()
+    assert load_model(tmp_path).detector.name == "ae"
+
+
+NAMED = (
+    "method: {class_path: os.system, init_args: {command: x}}",
+    "method: {train: {class_path: os.system}}",
+    "class_path: os.system",
+    "method: os.system",
+)
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_a_config_that_names_a_class_is_refused(
+    named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(named)
+    capsys.readouterr()
+    command = ["fit", "ae", "--films", "phantom:train=8", "--out", str(tmp_path / "m")]
+    assert main([*command, "--config", str(tmp_path / "c.yaml")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (tmp_path / "m").exists()
 
 
 WRONG = (
@@ -488,6 +517,7 @@ MAY_NOT_BE = {"gate": [7, "x", [[]]], "map_threshold": ["x", [[]], float("inf"),
 def test_models_whose_json_is_of_another_kind(model: Path, tmp_path: Path) -> None:
     """What scoring reads of it is looked at when it is loaded."""
     tensors, meta = checkpoint.load(model / "model")
+    (tmp_path / "README.md").touch()
     cases = [(key, value) for key in MUST_BE for value in WRONG]
     cases += [(key, value) for key, values in MAY_NOT_BE.items() for value in values]
     for key, value in cases:

@@ -61,7 +61,8 @@ def main() -> None:
     """Runs until libFuzzer is done."""
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         raise SystemExit(__doc__)
-    seeds(Path(sys.argv[1]))
+    if not Path(sys.argv[1]).is_file():  # a finding, to be run again
+        seeds(Path(sys.argv[1]))
     options = [a for a in sys.argv if not a.startswith("-rss_limit_mb")]
     atheris.Setup([*options, "-rss_limit_mb=3072", "-timeout=35", "-max_len=65536"], one)
     try:

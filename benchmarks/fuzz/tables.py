@@ -83,7 +83,8 @@ def main() -> None:
     """Runs until libFuzzer is done."""
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         raise SystemExit(__doc__)
-    seeds(Path(sys.argv[1]))
+    if not Path(sys.argv[1]).is_file():  # a finding, to be run again
+        seeds(Path(sys.argv[1]))
     atheris.Setup([*sys.argv, "-rss_limit_mb=3072", "-timeout=30", "-max_len=4096"], one)
     atheris.Fuzz()
 

@@ -20,6 +20,7 @@ from nofinding.methods.protocol import Detector, Ruled
 __all__ = ["Model", "config_from", "load_model", "save_model", "with_rule"]
 
 STEM = "model"
+CARD = "README.md"
 FORMAT = 1
 # What a method raises for a configuration that it cannot have written.
 MISFIT = (
@@ -94,7 +95,7 @@ def save_model(folder: Path, detector: Detector, meta: Mapping[str, Any]) -> Non
         "torch_version": torch.__version__,
         **meta,
     }
-    checkpoint.write_atomic(folder / "README.md", card(told).encode())
+    checkpoint.write_atomic(folder / CARD, card(told).encode())
     checkpoint.save(folder / STEM, detector.state(), told)
 
 
@@ -125,6 +126,11 @@ def load_model(folder: Path) -> Model:
         raise UserError(
             f"--model {folder}: what {STEM}.json says of calibration, gate, map or films is damaged"
         ) from None
+    if not (folder / CARD).is_file():
+        raise UserError(
+            f"--model {folder}: has no card ({CARD}), which says what it is for; restore it from "
+            "where the model is from"
+        )
     return Model(detector, meta)
 
 
