@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.table import Table
 
 from nofinding import __version__
+from nofinding.data.plain_yaml import read_yaml
 from nofinding.errors import UserError
 
 __all__ = ["COMMANDS", "completed", "main", "parser_of"]
@@ -303,6 +303,8 @@ def _fit(parser: ArgumentParser, parsed: Namespace) -> None:
     from nofinding.run import FitOptions, fit
 
     name = parsed.method_name
+    if not isinstance(parsed.method, Namespace):
+        raise UserError(f"--method: must map options of {name} to their values")
     config = parser.instantiate(parsed).method
     assert isinstance(config, METHODS[name].Config)
     fit(name, config, _options(FitOptions, parsed, ("method_name", "method")))
@@ -504,12 +506,18 @@ def _values_of(option: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _preset_in(file: Path) -> str | None:
-    """The preset that a config file names; a file that cannot be read is the parser's to refuse."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return str(content["preset"]) if isinstance(content, dict) and "preset" in content else None
+    """The preset that a config file names."""
+    content = _config(file)
+    return str(content["preset"]) if "preset" in content else None
+
+
+def _config(file: Path) -> dict[Any, Any]:
+    """What a config file holds. Raises UserError where it is absent or maps nothing: the parser
+    would pass on whatever the YAML library raises."""
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise UserError(f"--config {file}: must map options to their values")
+    return content
 
 
 def _with_true(arguments: Sequence[str]) -> list[str]:
@@ -537,6 +545,8 @@ def _run(arguments: Sequence[str]) -> None:
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; there are {', '.join(COMMANDS)}")
     given = completed(command, _with_true(arguments[1:]))
+    for file in _values_of("--config", given):
+        _config(Path(file))
     method, preset = _method_and_preset(given) if command == "fit" else (None, None)
     parser = parser_of(command, method, preset)
     parsed = parser.parse_args(given)

@@ -3,57 +3,19 @@
 import io
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom import Dataset, FileMetaDataset, dcmread
-from pydicom.encaps import encapsulate
+from pydicom import Dataset, dcmread
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    RLELossless,
-)
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
+from dicom_film import RAMP, film, read, with_frame
 from nofinding.data.decode import FilmFile, read_header
 from nofinding.errors import UserError
-
-RAMP = (np.arange(32 * 40, dtype=np.uint16) * 3).reshape(32, 40)  # 0 to 3837: 12 bits
-
-
-def film(pixels: np.ndarray = RAMP, bits: int = 12, **tags: Any) -> Dataset:
-    """A small CR film; a tag given as None is left out."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    dataset.SOPInstanceUID = "1.2.3.4"
-    dataset.Modality = "CR"
-    dataset.PatientName = "Somebody^Secret"
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.SamplesPerPixel = 1
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated = pixels.itemsize * 8
-    dataset.BitsStored, dataset.HighBit = bits, bits - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.PixelData = pixels.tobytes()
-    for name, value in tags.items():
-        if value is None:
-            delattr(dataset, name)
-        else:
-            setattr(dataset, name, value)
-    return dataset
-
-
-def read(folder: Path, dataset: Dataset) -> np.ndarray:
-    file = folder / "film.dcm"
-    dataset.save_as(file, enforce_file_format=True)
-    return FilmFile(file)()
 
 
 def test_a_window_is_applied_as_pydicom_does(tmp_path: Path) -> None:
@@ -169,10 +131,7 @@ def jpeg(pixels: np.ndarray) -> Dataset:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
     dataset = film(pixels, bits=8, WindowCenter=128, WindowWidth=256)
-    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    dataset.PixelData = encapsulate([buffer.getvalue()])
-    dataset["PixelData"].is_undefined_length = True
-    return dataset
+    return with_frame(buffer.getvalue(), JPEGBaseline8Bit, dataset)
 
 
 def test_a_jpeg_film_is_read(tmp_path: Path) -> None:
@@ -201,7 +160,7 @@ def test_a_frame_of_another_size_than_its_header_is_refused(tmp_path: Path) -> N
         ({"BitsAllocated": 32}, "stores 12 of 32 bits"),
         ({"Rows": 30_000}, "at most 20000"),
         ({"Rows": 0}, "no pixels"),
-        ({"PixelData": None}, "damaged or cut short"),
+        ({"PixelData": None}, "has no pixels"),
         ({"PixelData": b"12"}, "damaged or cut short"),
     ],
 )

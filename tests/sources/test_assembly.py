@@ -1,6 +1,7 @@
 """The frame of every publisher's source: tables, files, patients, lists; every loss counted."""
 
 import gzip
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -97,6 +98,11 @@ def test_titles_are_found_by_name_and_cells_are_text(make: Make, tmp_path: Path)
         ("t.csv", b"a\xff,b\n1,2\n", "is not a CSV file"),
         ("t.csv.gz", b"a,b\n1,2\n", "is not a whole gzip file"),
         ("t.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 999, mtime=0)[:-12], "download it again"),
+        (
+            "t.csv.gz",
+            gzip.compress(b"a,b\n", mtime=0)[:10] + b"\7" * 40,
+            "is not a whole gzip file",
+        ),
     ],
 )
 def test_a_faulty_table_is_one_line(
@@ -109,6 +115,19 @@ def test_a_faulty_table_is_one_line(
         assembly.csv("t", file, ("a", "b"), versions="version 2 has it")
         assembly.run("SELECT a, b FROM t")
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_line_of_titles_has_an_end(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "long.csv.gz").write_bytes(gzip.compress(b"a" * 2**26, mtime=0))
+    (tmp_path / "many.csv.gz").write_bytes(gzip.compress(b"b," * 2**20 + b"a", mtime=0))
+    tracemalloc.start()
+    try:
+        for name in ("long", "many"):
+            with pytest.raises(UserError, match="is not a CSV file"):
+                make().csv("t", tmp_path / f"{name}.csv.gz", ("a",))
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_table_or_folder_is_named(make: Make, tmp_path: Path) -> None:

@@ -7,23 +7,22 @@ that between two percentiles (`image.from_stored`).
 
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.encaps import get_frame
 from pydicom.multival import MultiValue
 
+from nofinding.data.codestream import NATIVE, check_frame
+from nofinding.data.dicom_file import elements_of, header_of
 from nofinding.data.image import from_stored
 from nofinding.data.limits import FilmError, check_size
 
 __all__ = ["header", "identity", "pixels", "study"]
 
-# start-of-frame markers of JPEG (not the tables DHT, JPG, DAC in between) and of JPEG-LS
-SIZED = ({*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}) | {0xFFF7}
 ASKED = ("PatientAge", "PatientSex", "ViewPosition", "PatientSize", "PatientWeight")
 STUDY = {  # what a cohort is chosen by, as it is called there
     "SOPClassUID": "sop_class", "SOPInstanceUID": "sop", "StudyInstanceUID": "study",
@@ -38,6 +37,14 @@ CODES = {"ViewCodeSequence": "view_code", "AnatomicRegionSequence": "region_code
 TAKEN = ("Acquisition", "Content", "Series", "Study")
 PIXELS = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated",
           "BitsStored")  # fmt: skip
+# What a refusal may quote (PS3.3 C.7.3.1.1.1): anything else in that place may be a name.
+DEFINED = (
+    "ANN AR ASMT AU BDUS BI BMD CFM CT CTPROTOCOL DG DMS DOC ECG EEG EMG EOG EPS ES FID GM HC HD "
+    "IO IOL IVOCT IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA "
+    "PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN "
+    "RTSTRUCT RWV SC SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC"
+)
+MODALITIES = frozenset(DEFINED.split())
 DIRECTORY = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR
 
 IDENTITY = (
@@ -55,7 +62,7 @@ IDENTITY_MOST = 2**15  # characters of JSON
 
 def header(path: Path) -> dict[str, str]:
     """The five things about the patient that may enter a record, as they are written."""
-    dataset = dcmread(path, stop_before_pixels=True, specific_tags=[*ASKED])
+    dataset = header_of(path, ASKED)
     values = {name: dataset.get(name) for name in ASKED}
     texts = {name: str(value).strip()[:32] for name, value in values.items() if value is not None}
     return {name: text for name, text in texts.items() if text}
@@ -64,7 +71,7 @@ def header(path: Path) -> dict[str, str]:
 def identity(path: Path) -> dict[str, Any]:
     """Whose film it is and how it lies: the elements of IDENTITY that the file has, as DICOM JSON
     (PS3.18 annex F). Sequences and everything else stay behind."""
-    dataset = dcmread(path, stop_before_pixels=True, specific_tags=[*IDENTITY])
+    dataset = header_of(path, IDENTITY)
     told = Dataset()
     for element in dataset:
         if element.keyword in IDENTITY and element.VR != "SQ":
@@ -83,7 +90,7 @@ def study(path: Path) -> dict[str, str]:
     """
     times = [f"{of}{what}" for of in TAKEN for what in ("Date", "Time")]
     asked = [*STUDY, *CODES, *PIXELS, *times, "AcquisitionDateTime", "SourceImageSequence"]
-    dataset = dcmread(path, stop_before_pixels=True, specific_tags=asked)
+    dataset = header_of(path, asked)
     if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
         raise FilmError("a DICOMDIR")
     told = {name: _text(dataset.get(keyword)) for keyword, name in STUDY.items()}
@@ -124,8 +131,9 @@ def _taken(dataset: Dataset) -> str:
 
 def pixels(path: Path) -> Float[np.ndarray, "h w"]:
     """float32 in [0, 1], dense tissue bright. Refuses what is not one CR or DX film."""
-    _check(dcmread(path, stop_before_pixels=True))
-    dataset = dcmread(path)
+    head = header_of(path)
+    _check(head)
+    dataset = elements_of(path, int(head.Rows) * int(head.Columns))
     _check(dataset)
     stored = _stored(dataset)
     padding = _padding(dataset, stored)
@@ -150,7 +158,7 @@ def _check(dataset: Dataset) -> None:
     """Everything that can be refused from the header alone."""
     modality = str(dataset.get("Modality") or "")
     if modality not in ("CR", "DX"):
-        named = modality if re.fullmatch(r"[A-Z]{2,8}", modality) else "not stated"
+        named = modality if modality in MODALITIES else "not stated"
         raise FilmError(f"has modality {named}; CR and DX are read")
     _check_pixels(dataset)
 
@@ -172,45 +180,36 @@ def _check_pixels(dataset: Dataset) -> None:
 
 
 def _stored(dataset: Dataset) -> Integer[np.ndarray, "h w"]:
-    """The stored values; pydicom clears what some scanners leave in the bits above them."""
-    _check_codestream(dataset)
+    """The stored values; pydicom clears what some scanners leave in the bits above them.
+
+    Those that lie higher in their words than the standard has it today (PS3.5 8.1.1) are taken
+    down: pydicom would take the bits below them for the value.
+    """
+    _check_frame(dataset)
+    allocated, bits = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    high = dataset.get("HighBit")
+    top = bits if high is None else int(high) + 1
+    if not bits <= top <= allocated:
+        raise FilmError("has its values at an impossible place in their words")
+    dataset.BitsStored, dataset.HighBit = top, top - 1
     stored = dataset.pixel_array
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise FilmError("has pixels that do not fit its rows and columns")
-    return stored
+    return np.asarray(stored >> (top - bits))
 
 
-def _check_codestream(dataset: Dataset) -> None:
-    """A compressed frame must be as large as the header says: decoders believe the frame."""
-    if not dataset.file_meta.TransferSyntaxUID.is_compressed or "PixelData" not in dataset:
-        return
-    if dataset.file_meta.TransferSyntaxUID.is_deflated:
+def _check_frame(dataset: Dataset) -> None:
+    """A compressed frame must be what the header says: decoders believe the frame."""
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    if not syntax:
+        raise FilmError("does not say how its pixels are stored")
+    if "PixelData" not in dataset:
+        raise FilmError("has no pixels")
+    if syntax in NATIVE:
         return
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    size = _codestream_size(frame)
-    if size is not None and size != (int(dataset.Columns), int(dataset.Rows)):
-        raise FilmError("has pixels that do not fit its rows and columns")
-
-
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Width and height in a JPEG or JPEG 2000 frame; None for RLE, which holds neither."""
-    siz = frame[:4096].find(b"\xff\x4f\xff\x51")  # start of codestream, image and tile size
-    if siz >= 0 and (siz == 0 or frame[4:8] == b"jP  "):
-        right, low, left, top = struct.unpack(">4I", frame[siz + 8 : siz + 24])
-        return right - left, low - top
-    if not frame.startswith(b"\xff\xd8"):
-        return None
-    at = 2
-    while at + 9 <= len(frame):
-        marker, length = struct.unpack(">HH", frame[at : at + 4])
-        if marker == 0xFFFF:  # a fill byte before a marker
-            at += 1
-        elif marker in SIZED:
-            high, wide = struct.unpack(">HH", frame[at + 5 : at + 9])
-            return wide, high
-        else:
-            at += 2 + length
-    raise FilmError("is damaged or cut short")
+    wide, high = int(dataset.Columns), int(dataset.Rows)
+    check_frame(syntax, frame, wide, high, int(dataset.BitsAllocated))
 
 
 def _looked_up(

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nofinding.data.plain_yaml import read_yaml
 from nofinding.data.units import factor, same_unit
 from nofinding.errors import UserError
 from nofinding.types import Record
@@ -90,12 +90,7 @@ def read_fields(path: Path) -> dict[str, EhrField]:
 
     Raises UserError for an unreadable file, an unknown property or an impossible field.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
-        raise UserError(f"{path}: is not a YAML file") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise UserError(f"{path}: must map the names of fields to their properties")
     fields = dict(FIELDS)

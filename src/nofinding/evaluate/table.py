@@ -134,9 +134,8 @@ def _read_rows(path: Path) -> tuple[dict[str, _Row], list[str]]:
     header = lines[0] if lines else []
     for column in ("image_id", "score"):
         if header.count(column) != 1:
-            raise UserError(
-                f"{path}: needs one column {column!r}; it has {', '.join(header) or 'none'}"
-            )
+            there = " ".join(", ".join(header).split())[:200] or "none"
+            raise UserError(f"{path}: needs one column {column!r}; it has {there}")
     names = [name for name in header if name not in NOT_PARTS]
     rows: dict[str, _Row] = {}
     for number, cells in enumerate(lines[1:], start=2):

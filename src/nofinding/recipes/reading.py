@@ -4,9 +4,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from nofinding.data.image import Aspect
+from nofinding.data.plain_yaml import read_yaml
 from nofinding.errors import UserError
 from nofinding.recipes.nouns import CohortRule, Expects, Metric, Published, Recipe
 from nofinding.sources.choices import Uncertain
@@ -17,13 +16,7 @@ __all__ = ["read_recipe"]
 
 def read_recipe(file: Path) -> Recipe:
     """The recipe in a YAML file. Raises UserError, naming file and key, for any fault."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
-        raise UserError(f"{file}: is not a YAML file") from None
-    part = _Part(str(file), content, {f.name for f in fields(Recipe)} - {"name"})
+    part = _Part(str(file), read_yaml(file), {f.name for f in fields(Recipe)} - {"name"})
     counts = part.inner("expects", {f.name for f in fields(Expects)})
     figures = part.several("published")
     known = {f.name for f in fields(Recipe)} - {"name", "remarks", "unverified", "published"}

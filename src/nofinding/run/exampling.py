@@ -1,9 +1,10 @@
 """The use case `example`: a small copy of a dataset, to try its source on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nofinding.errors import UserError
+from nofinding.run.unfinished import whole_or_not
 from nofinding.sources.examples import EXAMPLES, Copy
 
 __all__ = ["ExampleOptions", "write_example"]
@@ -28,5 +29,6 @@ def write_example(source: str, options: ExampleOptions) -> Path:
     if source not in EXAMPLES:
         raise UserError(f"example {source}: there is none; there are {', '.join(EXAMPLES)}")
     copy = Copy(root=options.out, patients=options.patients, seed=options.seed, size=options.size)
-    EXAMPLES[source](copy)
+    with whole_or_not(options.out) as folder:
+        EXAMPLES[source](replace(copy, root=folder))
     return options.out

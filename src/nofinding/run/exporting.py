@@ -4,18 +4,18 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from nofinding import checkpoint
 from nofinding.data.decode import FilmFile
 from nofinding.errors import UserError
+from nofinding.evaluate.gallery import array_file, read_array
 from nofinding.run.progress import say, tracked
 from nofinding.run.sending import Way, need_network, way_to
+from nofinding.run.unfinished import whole_or_not
 from nofinding.sources.files import file_name
 
 if TYPE_CHECKING:
@@ -80,19 +80,19 @@ def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
         raise UserError(f"--out {options.out}: is not an empty folder")
     films = _films(files, options)
     bundles = _bundles(films, options)
-    options.out.mkdir(parents=True, exist_ok=True)
     written = []
-    for one in tracked(films, "writing DICOM"):
-        made = objects_of(one.header, one.film(), one.result, segmentation=options.segmentation)
-        for single in made:
-            path = options.out / f"{one.name}.{single.kind}.dcm"
-            single.dataset.save_as(path, enforce_file_format=True)
-            written.append(path)
-        if options.fhir:
-            path = options.out / f"{one.name}.fhir.json"
-            text = json.dumps(bundles[one.name], indent=1, allow_nan=False)
-            checkpoint.write_atomic(path, text.encode())
-            written.append(path)
+    with whole_or_not(options.out) as folder:
+        for one in tracked(films, "writing DICOM"):
+            made = objects_of(one.header, one.film(), one.result, segmentation=options.segmentation)
+            for single in made:
+                named = f"{one.name}.{single.kind}.dcm"
+                single.dataset.save_as(folder / named, enforce_file_format=True)
+                written.append(options.out / named)
+            if options.fhir:
+                named = f"{one.name}.fhir.json"
+                text = json.dumps(bundles[one.name], indent=1, allow_nan=False)
+                checkpoint.write_atomic(folder / named, text.encode())
+                written.append(options.out / named)
     say(f"{options.out}: {len(written)} objects of {len(films)} films; research use only")
     if way is not None:
         objects = [path for path in written if path.suffix == ".dcm"]
@@ -172,12 +172,10 @@ def _way(options: ExportOptions) -> Way | None:
 def read_results(folder: Path) -> Mapping[str, "Result"]:
     """What `score` wrote, by image_id; films that were refused are left out, maps are read when
     they are there. Raises UserError where the folder is not one of `score`."""
-    from nofinding.clinical.result import Result
-
     try:
         run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         with (folder / "scores.csv").open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines))
+            rows = list(csv.DictReader(lines, restval=""))
         calibration = f"{run['calibration_n']} normal films of {run['calibration_from']}"
         told = {
             "calibration": calibration if run["calibration_n"] else "none",
@@ -191,26 +189,38 @@ def read_results(folder: Path) -> Mapping[str, "Result"]:
         fields = tuple(run["fields"])
     except OSError as error:
         raise UserError(f"--scores {folder}: {Path(error.filename).name} cannot be read") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, csv.Error):
         raise UserError(f"--scores {folder}: is not a folder that `score` wrote") from None
     results = {}
-    for row in rows:
-        score = float(row["score"]) if row.get("score") else math.nan
-        if not math.isfinite(score):
-            continue
-        shares = {
-            key.removeprefix(ATTENTION): float(value)
-            for key, value in row.items()
-            if key.startswith(ATTENTION) and value
-        }
-        file = folder / "maps" / f"{row['image_id']}.npy"
-        results[row["image_id"]] = Result(
-            score=score,
-            p_value=float(row["p_value"]) if row.get("p_value") else None,
-            fields=tuple(name for name in fields if not shares or shares.get(name)),
-            attention={name: share for name, share in shares.items() if share},
-            flags=tuple(part.strip() for part in (row.get("flags") or "").split(";") if part),
-            map=np.load(file, allow_pickle=False) if file.is_file() else None,
-            **told,
-        )
+    for number, row in enumerate(rows, start=2):
+        try:
+            name, result = row["image_id"], _result(row, fields, told)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"--scores {folder / 'scores.csv'}: row {number}: `score` did not write it"
+            ) from None
+        if math.isfinite(result.score):
+            file = array_file(folder / "maps", name)
+            there = read_array(file) if file is not None else None
+            results[name] = replace(result, map=there)
     return results
+
+
+def _result(row: Mapping[str, str], fields: Sequence[str], told: Mapping[str, Any]) -> "Result":
+    """What a row of scores.csv says, without the map. Raises ValueError and the like."""
+    from nofinding.clinical.result import Result
+
+    shares = {
+        key.removeprefix(ATTENTION): float(value)
+        for key, value in row.items()
+        if key.startswith(ATTENTION) and value
+    }
+    return Result(
+        score=float(row["score"]) if row.get("score") else math.nan,
+        p_value=float(row["p_value"]) if row.get("p_value") else None,
+        fields=tuple(name for name in fields if not shares or shares.get(name)),
+        attention={name: share for name, share in shares.items() if share},
+        flags=tuple(part.strip() for part in (row.get("flags") or "").split(";") if part),
+        map=None,
+        **told,
+    )

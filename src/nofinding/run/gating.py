@@ -142,7 +142,12 @@ def _load(folder: Path, what: str) -> tuple[Gate, str]:
     tensors, meta = checkpoint.load(folder / STEM)
     if meta.get("format") != FORMAT:
         raise UserError(f"{what} {folder}: gate of format {meta.get('format')!r}; this reads 1")
-    return Gate.from_stored(tensors, meta), str(meta["sha256"])
+    try:
+        return Gate.from_stored(tensors, meta), str(meta["sha256"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(
+            f"{what} {folder}: {STEM}.json is not one that this program wrote"
+        ) from None
 
 
 def reference_of(folder: Path) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " n"]] | None:

@@ -1,23 +1,32 @@
 """A fitted method as a folder: weights, what they were made of, and a card to read."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from nofinding import checkpoint
 from nofinding.data.ehr import EhrStats
+from nofinding.data.image import Aspect
 from nofinding.errors import UserError
+from nofinding.evaluate.strata import Stratum
 from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector, Ruled
 
 __all__ = ["Model", "config_from", "load_model", "save_model", "with_rule"]
 
 STEM = "model"
+CARD = "README.md"
 FORMAT = 1
+# What a method raises for a configuration that it cannot have written.
+MISFIT = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ def config_from(cls: type, data: Mapping[str, Any]) -> Any:
     A field that is absent takes its default: the model is older than the field. Whoever adds one
     therefore gives it the default that does what was done before.
     """
+    if not isinstance(data, Mapping):
+        raise UserError("the model's configuration maps nothing")
     values = {}
     defaults = cls()
     for field in fields(cls):
@@ -60,6 +71,8 @@ def config_from(cls: type, data: Mapping[str, Any]) -> Any:
             value = config_from(type(default), value)
         elif isinstance(value, list):
             value = tuple(value)
+        elif is_dataclass(default):
+            raise UserError(f"the model's configuration has a wrong {field.name!r}")
         values[field.name] = value
     unknown = set(data) - set(values)
     if unknown:
@@ -82,7 +95,7 @@ def save_model(folder: Path, detector: Detector, meta: Mapping[str, Any]) -> Non
         "torch_version": torch.__version__,
         **meta,
     }
-    checkpoint.write_atomic(folder / "README.md", card(told).encode())
+    checkpoint.write_atomic(folder / CARD, card(told).encode())
     checkpoint.save(folder / STEM, detector.state(), told)
 
 
@@ -94,7 +107,7 @@ def load_model(folder: Path) -> Model:
     tensors, meta = checkpoint.load(folder / STEM)
     if meta.get("format") != FORMAT:
         raise UserError(f"--model {folder}: format {meta.get('format')!r}, this program reads 1")
-    if meta.get("method") not in METHODS:
+    if not isinstance(meta.get("method"), str) or meta["method"] not in METHODS:
         raise UserError(
             f"--model {folder}: method {meta.get('method')!r} is not one of {', '.join(METHODS)}"
         )
@@ -103,11 +116,46 @@ def load_model(folder: Path) -> Model:
         stats = EhrStats.from_json(meta["record"])
         detector = cls(config_from(cls.Config, meta["config"]), stats)
         detector.load_state(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except MISFIT as error:
         raise UserError(
             f"--model {folder}: weights and configuration do not fit each other"
         ) from error
+    try:
+        _check_rest(meta)
+    except MISFIT:
+        raise UserError(
+            f"--model {folder}: what {STEM}.json says of calibration, gate, map or films is damaged"
+        ) from None
+    if not (folder / CARD).is_file():
+        raise UserError(
+            f"--model {folder}: has no card ({CARD}), which says what it is for; restore it from "
+            "where the model is from"
+        )
     return Model(detector, meta)
+
+
+def _check_rest(meta: Mapping[str, Any]) -> None:
+    """That all else in model.json is what scoring takes it for. Raises one of MISFIT."""
+    stored = meta["calibration"]
+    columns = [stored["ids"], *(stored[k] for k in Stratum._fields if stored.get(k) is not None)]
+    scores = np.array(stored["scores"], dtype=np.float64)
+    threshold, gate = meta.get("map_threshold"), meta.get("gate")
+    right = (
+        all(map(_texts, columns))
+        and {scores.shape} == {(len(column),) for column in columns}
+        and np.isfinite(scores).all()
+        and meta["aspect"] in get_args(Aspect)
+        and (threshold is None or math.isfinite(threshold))
+        and (gate is None or isinstance(gate, dict))
+        and (not gate or not gate.get("fitted") or isinstance(gate["sha256"], str))
+        and _texts(meta.get("training_pixels", []))
+    )
+    if not (right and isinstance(stored["from"], str)):
+        raise ValueError
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def with_rule(model: Model, rule: str | None, steps: int) -> Model:

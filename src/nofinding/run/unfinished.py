@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,9 +103,15 @@ class Unfinished:
                     f"job ({other} differs); give --overwrite to drop them, or another folder"
                 )
             self._drop_other()
-        self.result.mkdir(exist_ok=True)  # before the job: one without a result is finished
-        if _read(job) is None:
-            write_atomic(job, json.dumps(told, indent=1).encode())
+        try:
+            self.result.mkdir(exist_ok=True)  # before the job: one without a result is finished
+            if _read(job) is None:
+                write_atomic(job, json.dumps(told, indent=1).encode())
+        except (OSError, UserError):
+            if self.is_new():
+                self.remove_if_alone()
+            self._lock.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -188,6 +195,23 @@ class Unfinished:
         _remove(self.folder)
 
 
+@contextmanager
+def whole_or_not(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` at the end, and goes where that is not reached.
+
+    Raises UserError where the disk is full or may not be written to.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
+            made = Path(work) / "made"
+            made.mkdir()
+            yield made
+            move_into_place(made, out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+
+
 def move_into_place(made: Path, out: Path) -> None:
     """Puts a finished folder in place; what was there goes only once the new one is whole."""
     old = out.with_name(f".{out.name}.old")
@@ -206,10 +230,12 @@ def move_into_place(made: Path, out: Path) -> None:
 
 def _read(job: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(job.read_bytes())
+        found = json.loads(job.read_bytes())
     except FileNotFoundError:
         return None
-    return found
+    except (ValueError, RecursionError):  # damaged: no job of ours
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 def _remove(folder: Path) -> None:

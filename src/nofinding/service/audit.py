@@ -111,10 +111,12 @@ def _last_line(descriptor: int, file: Path) -> dict[str, Any] | None:
     try:
         if not tail.endswith(b"\n"):
             raise ValueError
-        entry: dict[str, Any] = json.loads(tail.splitlines()[-1])
+        entry: Any = json.loads(tail.splitlines()[-1])
+        if not isinstance(entry, dict):
+            raise ValueError
         if not isinstance(entry.get("number"), int) or not isinstance(entry.get("hash"), str):
             raise ValueError
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"audit log {file}: its last line is damaged; begin a new file") from None
     return entry
 
@@ -141,7 +143,7 @@ def followed(file: Path, key: bytes, head: Head | None = None) -> Iterator[dict[
         where = f"audit log {file}: line {number + 1}"
         if entry.get("number") != number or entry.get("before") != before:
             raise UserError(f"{where}: does not follow on the line before it")
-        if not hmac.compare_digest(str(entry.get("hash")), _hash(key, entry)):
+        if not hmac.compare_digest(str(entry.get("hash")).encode(), _hash(key, entry).encode()):
             raise UserError(f"{where}: was changed, or the key is another")
         before, count = str(entry["hash"]), number + 1
         if head is not None and count == head.entries and before != head.hash:

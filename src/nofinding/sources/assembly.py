@@ -9,9 +9,10 @@ import csv
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +26,10 @@ __all__ = ["Assembly", "Progress"]
 
 Progress = Callable[[Sequence[Path], str], Iterator[Path]]
 MEMORY = "1GB"  # of DuckDB; more is spilled to its folder
+LINE = 2**20  # characters of a table's titles
+# What is the fault of a table; the others are this program's.
+FAULTS = (duckdb.DataError, duckdb.InvalidInputException, duckdb.IOException,
+          duckdb.OutOfMemoryException)  # fmt: skip
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".dcm", ".dicom"})
 
 # What a row may hold; a source leaves out what it has not.
@@ -183,7 +188,7 @@ class Assembly:
         """The rows of a query. Raises UserError, one line, for a fault in a table that it reads."""
         try:
             return self.con.execute(sql, list(parameters)).fetchall()
-        except (duckdb.InvalidInputException, duckdb.IOException, duckdb.OutOfMemoryException) as e:
+        except FAULTS as e:
             raise UserError(_plain(str(e))) from None
 
     def run_with(self, chunk: pa.Table, sql: str) -> None:
@@ -329,11 +334,11 @@ def _titles(file: Path, separator: str = ",") -> list[str]:
         with (gzip.open if file.suffix == ".gz" else open)(
             file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""
         ) as lines:  # what stands in later rows is said with its row
-            titles = next(csv.reader(lines, strict=True, delimiter=separator), [])
+            titles = next(csv.reader(_short(lines), strict=True, delimiter=separator), [])
             "".join(titles).encode()
     except FileNotFoundError:
         raise UserError(f"{file}: does not exist") from None
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(f"{file}: is not a whole gzip file; download it again") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or 'damaged'})") from None
@@ -342,6 +347,14 @@ def _titles(file: Path, separator: str = ",") -> list[str]:
     if not titles:
         raise UserError(f"{file}: is empty")
     return titles
+
+
+def _short(lines: TextIO) -> Iterator[str]:
+    """The lines; a .gz of a kilobyte may have one of gigabytes. Raises csv.Error for such."""
+    while line := lines.readline(LINE):
+        if len(line) == LINE:
+            raise csv.Error
+        yield line
 
 
 def _plain(error: str) -> str:
@@ -364,4 +377,7 @@ def _plain(error: str) -> str:
         return "the work did not fit into memory and the disk's free space"
     if name:
         return f"{name}{row}: cannot be read as CSV"
+    if re.match(r"(Conversion|Out of Range) Error", error):
+        column = re.search(r"source column (\w+)", error)
+        return f"{f'column {column[1]}' if column else 'a table'}: has a cell that is no such value"
     return " ".join(error.split())[:200]

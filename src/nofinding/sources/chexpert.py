@@ -109,7 +109,7 @@ def _labels(assembly: Assembly) -> None:
         for name in ("No Finding", *LABELS)
     )
     listed = ", ".join(
-        f"CASE WHEN stated.\"{name}\" = {{0}} THEN '{name}' END" for name in LABELS
+        f"CASE WHEN labels.\"{name}\" = {{0}} THEN '{name}' END" for name in LABELS
     )  # the names of the labels that have one value
     positive, uncertain = (f"list_filter([{listed.format(v)}], lambda n: n IS NOT NULL)"
                            for v in (1, -1))  # fmt: skip
@@ -118,7 +118,7 @@ def _labels(assembly: Assembly) -> None:
         f"""
         CREATE TABLE judged AS
         WITH stated AS (
-          SELECT *, {{{every}}} AS stated, number("No Finding") AS none, {odd} AS odd,
+          SELECT *, {{{every}}} AS labels, number("No Finding") AS none, {odd} AS odd,
             regexp_extract("Path", '{NAMED}', ['patient', 'study', 'view']) AS named
           FROM entries),
         told AS (SELECT *, {positive} AS positive, {uncertain} AS uncertain FROM stated),

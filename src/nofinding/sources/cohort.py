@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, cast, get_args
 
 import pyarrow as pa
@@ -169,7 +169,11 @@ class Films(Made):
                 row += 1
 
     def _record(self, row: int, cells: dict[str, Any]) -> Record:
-        film = FilmFile(self.base / cells["path"], f"{self.folder}: film {row + 1}")
+        where = f"{self.folder}: film {row + 1}"
+        path = PurePath(cells["path"])
+        if path.is_absolute() or ".." in path.parts:  # `cohort` writes no such path
+            raise UserError(f"{where}: its path leads out of the folder of the films")
+        film = FilmFile(self.base / path, where)
         ehr = {}
         for name, field in self._fields.items():
             value = cells[name]

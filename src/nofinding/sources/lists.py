@@ -83,6 +83,13 @@ def _split(word: str, where: str) -> str:
 
 def _csv(path: Path, text: str) -> Iterator[Listed]:
     rows = csv.DictReader(text.splitlines())
+    try:
+        yield from _rows(path, rows)
+    except csv.Error:
+        raise UserError(f"{path}: row {rows.line_num}: is not CSV") from None
+
+
+def _rows(path: Path, rows: "csv.DictReader[str]") -> Iterator[Listed]:
     titles = {title.strip().lower(): title for title in rows.fieldnames or ()}
     film = next((titles[t] for t in ("film", "image_id", "path") if t in titles), None)
     if film is None or "split" not in titles:
