@@ -8,6 +8,8 @@ from nofinding.errors import UserError
 from nofinding.service.home import Home
 from nofinding.service.outbox import MOST_TRIES, Outbox
 
+A = "stow:http://a"
+
 
 class Archive:
     """A receiver that is down for as long as it is told."""
@@ -39,14 +41,14 @@ def sent_to(home: Home, target: str, films: int = 1) -> list[str]:
 
 
 def test_what_fails_is_sent_again_later_and_later(home: Home) -> None:
-    (job,) = sent_to(home, "stow:http://a")
+    (job,) = sent_to(home, A)
     archive, now = Archive(down=3), [0.0]
-    outbox = Outbox(home, {"stow": archive}, clock=lambda: now[0])
+    outbox = Outbox(home, {"stow": archive}, [A], clock=lambda: now[0])
     pauses = []
     while not archive.got:
         before = now[0]
         outbox.step()
-        while not archive.got and not home.queue.due(now[0]):
+        while not archive.got and not home.queue.due(now[0], [A], 0):
             now[0] += 1
         pauses.append(now[0] - before)
     assert archive.got == [f"http://a/{job}"] and archive.asked == 4
@@ -55,21 +57,21 @@ def test_what_fails_is_sent_again_later_and_later(home: Home) -> None:
 
 
 def test_an_archive_that_is_down_is_asked_once_and_not_for_every_film(home: Home) -> None:
-    sent_to(home, "stow:http://a", films=3)
+    sent_to(home, A, films=3)
     archive = Archive(down=1)
-    outbox = Outbox(home, {"stow": archive}, clock=lambda: 0.0)
+    outbox = Outbox(home, {"stow": archive}, [A], clock=lambda: 0.0)
     assert outbox.step() == 0 and archive.asked == 1
     assert outbox.step() == 2  # the first of them waits for its time
 
 
 def test_in_the_end_it_is_given_up_and_said_so(home: Home) -> None:
-    (job,) = sent_to(home, "stow:http://a")
+    (job,) = sent_to(home, A)
     now = [0.0]
-    outbox = Outbox(home, {"stow": Archive(down=10**6)}, clock=lambda: now[0])
+    outbox = Outbox(home, {"stow": Archive(down=10**6)}, [A], clock=lambda: now[0])
     for _ in range(MOST_TRIES):
         outbox.step()
         now[0] += 5000
-    assert not home.queue.due(1e12)
+    assert not home.queue.due(1e12, [A], 0)
     (row,) = home.queue.deliveries(job)
     assert (row["state"], row["tries"]) == ("failed", MOST_TRIES)
     assert row["why"] == "the archive does not answer"
@@ -78,10 +80,21 @@ def test_in_the_end_it_is_given_up_and_said_so(home: Home) -> None:
 def test_a_library_that_breaks_is_a_failure_like_others_and_says_nothing_of_the_film(
     home: Home,
 ) -> None:
-    (job,) = sent_to(home, "stow:http://a")
+    (job,) = sent_to(home, A)
 
     def breaks(home: Home, job: str, address: str) -> None:
         raise ValueError("CANARY")
 
-    Outbox(home, {"stow": breaks}).step()
+    Outbox(home, {"stow": breaks}, [A]).step()
     assert home.queue.deliveries(job)[0]["why"] == "ValueError"
+
+
+def test_two_services_on_one_home_send_a_result_once_and_each_to_its_own(home: Home) -> None:
+    names = sent_to(home, A, films=2)
+    archive, other = Archive(down=0), Archive(down=0)
+    first = Outbox(home, {"stow": archive}, [A], clock=lambda: 0.0)
+    assert home.queue.due(0.0, [A]) is not None  # the second has it, and dies
+    assert first.step() == 1 and Outbox(home, {"stow": other}, ["stow:http://b"]).step() == 0
+    later = Outbox(home, {"stow": archive}, [A], clock=lambda: 400.0)
+    assert later.step() == 1 and not other.got
+    assert sorted(archive.got) == sorted(f"http://a/{name}" for name in names)

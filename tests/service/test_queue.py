@@ -132,12 +132,16 @@ def test_a_result_is_sent_until_it_arrived_or_is_given_up(queue: Queue) -> None:
     queue.offer("film", "d", {})
     (job,) = queue.claim()
     queue.done(job, {}, deliver=["dicom:A@b:1", "stow:http://c"])
-    first, second = queue.due(now=5.0)
+    both = ["dicom:A@b:1", "stow:http://c"]
+    first, second = (queue.due(5.0, [target]) for target in both)
+    assert first is not None and second is not None and queue.due(6.0, both) is None
     queue.delivered(first)
     queue.not_delivered(second, "refused", again=60.0)
-    assert not queue.due(now=59.0) and queue.due(now=61.0)[0].tries == 1
-    queue.not_delivered(queue.due(now=61.0)[0], "refused", again=None)
-    assert not queue.due(now=1e12)
+    assert queue.due(59.0, both) is None
+    again = queue.due(61.0, both)
+    assert again is not None and again.tries == 1
+    queue.not_delivered(again, "refused", again=None)
+    assert queue.due(1e12, both) is None
     assert queue.delivery_counts() == {"waiting": 0, "done": 1, "failed": 1}
     assert [row["state"] for row in queue.deliveries(job.id)] == ["done", "failed"]
 

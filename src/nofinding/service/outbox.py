@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from nofinding.errors import UserError
@@ -34,11 +34,13 @@ class Outbox:
         self,
         home: Home,
         senders: Mapping[str, Sender],
+        targets: Sequence[str],
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`senders` by what a target begins with: "dicom", "stow", "fhir"."""
-        self.home, self.senders, self.clock = home, senders, clock
+        """`senders` by what a target begins with: "dicom", "stow", "fhir". Only what goes to one of
+        `targets` is sent: another service on the home may have the login for others."""
+        self.home, self.senders, self.targets, self.clock = home, senders, tuple(targets), clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
@@ -56,16 +58,15 @@ class Outbox:
 
     def step(self) -> int:
         """Sends everything that is due; gives how much of it arrived."""
-        arrived, down = 0, set[str]()
-        for delivery in self.home.queue.due(self.clock()):
-            if self._stop.is_set():
+        arrived, up = 0, [*self.targets]
+        while up and not self._stop.is_set():
+            delivery = self.home.queue.due(self.clock(), up)
+            if delivery is None:
                 break
-            if delivery.target in down:  # it did not answer a moment ago: all of it waits
-                continue
             if self._send(delivery):
                 arrived += 1
-            else:
-                down.add(delivery.target)
+            else:  # it did not answer: all that goes there waits for the next look
+                up.remove(delivery.target)
         return arrived
 
     def _send(self, delivery: Delivery) -> bool:

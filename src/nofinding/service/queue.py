@@ -356,14 +356,20 @@ class Queue:
         rows = self._connection().execute("SELECT json_extract(payload, '$.file') FROM jobs")
         return {row[0] for row in rows if row[0]}
 
-    def due(self, now: float) -> list[Delivery]:
-        """What is to be sent now, in seconds since 1970; the longest overdue first."""
-        rows = self._connection().execute(
-            "SELECT id, job, target, tries FROM deliveries WHERE state = 'waiting' AND due <= ? "
-            "ORDER BY due, id LIMIT 100",
-            [now],
-        )
-        return [Delivery(*row) for row in rows]
+    def due(self, now: float, targets: Sequence[str], lease: float = 300.0) -> Delivery | None:
+        """What is to be sent to one of these targets now, in seconds since 1970, the longest
+        overdue; nobody else gets it for `lease` seconds."""
+        marks = ", ".join("?" * len(targets))
+        with self._changing() as db:
+            row = db.execute(
+                "SELECT id, job, target, tries FROM deliveries WHERE state = 'waiting' "
+                f"AND due <= ? AND target IN ({marks}) ORDER BY due, id LIMIT 1",
+                [now, *targets],
+            ).fetchone()
+            if row is None:
+                return None
+            db.execute("UPDATE deliveries SET due = ? WHERE id = ?", [now + lease, row["id"]])
+        return Delivery(*row)
 
     def delivered(self, delivery: Delivery) -> None:
         """It arrived."""

@@ -34,7 +34,7 @@ class Running:
         )
         sent_to = targets(options)
         self.pool = Pool(self.home, options, make_lookup=make_lookup(options), deliver=sent_to)
-        self.outbox = Outbox(self.home, senders(options))
+        self.outbox = Outbox(self.home, senders(options), sent_to)
         self._stop = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
         self._stack = ExitStack()
