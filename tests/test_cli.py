@@ -1,5 +1,8 @@
 """The command line by itself: what it lists, and how a switch may be written."""
 
+import subprocess
+import sys
+
 import pytest
 
 from nofinding import __version__
@@ -20,6 +23,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str], arguments:
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert all(f"nofinding {command}" in shown for command in COMMANDS)
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "nofinding", "--version"], capture_output=True)
+    assert done.returncode == 0 and done.stdout.decode().strip() == __version__
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

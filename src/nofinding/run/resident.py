@@ -28,7 +28,7 @@ from nofinding.run.fitting import to_device
 from nofinding.run.gating import Gatekeeper
 from nofinding.run.job import shown
 from nofinding.run.model import Model, load_model
-from nofinding.run.shipped import AUTO, calibration_of, model_folder, shipped_for
+from nofinding.run.shipped import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
 from nofinding.types import Record
 
 __all__ = ["Outcome", "Resident"]
@@ -79,11 +79,11 @@ class Resident:
         self.name, self.accelerator, self.seed = model, accelerator, seed
         self.fields: dict[str, EhrField] = known_fields(fields_file)
         self._loaded: dict[str, Loaded] = {}
-        if model != AUTO:
-            self.loaded(model)
+        for name in SHIPPED if model == AUTO else (model,):
+            self.loaded(name)
 
     def loaded(self, name: str) -> Loaded:
-        """The model of that name, loaded when it is first asked for. Raises UserError."""
+        """The model of that name. Raises UserError."""
         if name not in self._loaded:
             folder = model_folder(name)
             model = load_model(folder)
