@@ -7,7 +7,6 @@ that nothing is loaded anew, and that a film which cannot be read or scored stop
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -194,18 +193,6 @@ class Resident:
             normal=_array(work / "normal" / f"{record.image_id}.npy"),
             point=point,
         )
-
-    @cached_property
-    def drift_references(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-        """By model: points and scores of the calibration films; those loaded so far."""
-        return {
-            name: (
-                loaded.gatekeeper.own.tensors["reference.points"].double().numpy(),
-                loaded.gatekeeper.own.tensors["reference.scores"].numpy(),
-            )
-            for name, loaded in self._loaded.items()
-            if loaded.gatekeeper.own is not None
-        }
 
 
 def _array(file: Path) -> Float[np.ndarray, "s s"] | None:

@@ -150,7 +150,10 @@ def test_drift_reads_the_points_of_a_real_gate() -> None:
     found = reference_of(model_folder("adult"))
     assert found is not None
     resident = Resident("adult", accelerator="cpu")
-    points, scores = resident.drift_references["adult"]
+    own = resident.loaded("adult").gatekeeper.own
+    assert own is not None
+    points = own.tensors["reference.points"].double().numpy()
+    scores = own.tensors["reference.scores"].numpy()
     np.testing.assert_array_equal(found[0], points)
     np.testing.assert_array_equal(found[1], scores)
 
