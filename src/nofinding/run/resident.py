@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from nofinding import checkpoint
@@ -104,6 +105,7 @@ class Resident:
         """What came of each film, in their order; image_ids must differ.
 
         Raises nothing for a film: one that cannot be read or that breaks the model is refused.
+        Raises MemoryError or torch.OutOfMemoryError where there is no room for a single one.
         """
         outcomes: dict[str, Outcome] = {}
         names = [self.name_for(record) for record in records]
@@ -119,7 +121,11 @@ class Resident:
         except UserError as error:
             if len(records) == 1:
                 return [Outcome(image_id=records[0].image_id, result=None, refused=str(error))]
-            return [outcome for record in records for outcome in self._by(loaded, [record])]
+        except (MemoryError, torch.OutOfMemoryError):
+            if len(records) == 1:
+                raise
+        # Out of the block, where the error would hold what the batch has taken of the memory.
+        return [outcome for record in records for outcome in self._by(loaded, [record])]
 
     def _scored(self, loaded: Loaded, records: Sequence[Record]) -> Iterator[Outcome]:
         # What is decoded is a patient's film, and stays for this batch only.
