@@ -17,6 +17,7 @@ from pydicom.uid import RLELossless
 
 from nofinding.cli import main
 from nofinding.errors import UserError
+from nofinding.run.model import load_model
 from nofinding.run.resident import Resident
 from nofinding.service.home import Home
 from nofinding.service.told import CONFLICT
@@ -258,6 +259,21 @@ def test_a_film_of_which_no_objects_can_be_made_is_scored_all_the_same(
     done = worker.home.queue.get(job.id)
     assert done is not None and done.state == "done" and not worker.home.results.objects(job.id)
     assert "ValueError" in caplog.text and "CANARY" not in caplog.text
+
+
+@pytest.mark.parametrize("damaged", ["adult", "paediatric"])
+def test_a_worker_takes_no_film_before_it_has_every_model_that_it_may_need(
+    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(folder: Path) -> Any:
+        if folder.name == damaged:
+            raise UserError("the model is damaged")
+        return load_model(folder)
+
+    monkeypatch.setattr("nofinding.run.resident.load_model", load)
+    options = options_for(tmp_path, Path("auto"))
+    with pytest.raises(UserError, match="the model is damaged"):
+        Worker(Home(options.home, keep_free=0), options, "w")
 
 
 def test_a_large_film_is_shown_smaller_and_a_small_one_as_it_is() -> None:

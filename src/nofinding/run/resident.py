@@ -29,7 +29,7 @@ from nofinding.run.fitting import to_device
 from nofinding.run.gating import Gatekeeper
 from nofinding.run.job import shown
 from nofinding.run.model import Model, load_model
-from nofinding.run.shipped import AUTO, calibration_of, model_folder, shipped_for
+from nofinding.run.shipped import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
 from nofinding.types import Record
 
 __all__ = ["Outcome", "Resident"]
@@ -76,15 +76,16 @@ class Resident:
         fields_file: Path | None = None,
         seed: int = 0,
     ) -> None:
-        """`model` as in `score`. Raises UserError where there is none, or it is damaged."""
+        """`model` as in `score`; all that may be needed are loaded. Raises UserError where there is
+        none, or it is damaged: then no film must have been taken."""
         self.name, self.accelerator, self.seed = model, accelerator, seed
         self.fields: dict[str, EhrField] = known_fields(fields_file)
         self._loaded: dict[str, Loaded] = {}
-        if model != AUTO:
-            self.loaded(model)
+        for name in SHIPPED if model == AUTO else (model,):
+            self.loaded(name)
 
     def loaded(self, name: str) -> Loaded:
-        """The model of that name, loaded when it is first asked for. Raises UserError."""
+        """The model of that name. Raises UserError where it cannot be loaded."""
         if name not in self._loaded:
             folder = model_folder(name)
             model = load_model(folder)
