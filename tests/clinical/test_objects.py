@@ -1,8 +1,10 @@
 """DICOM objects of a result: read back with pydicom and highdicom, and judged by dciodvfy."""
 
+import io
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -165,6 +167,45 @@ def test_values_that_no_archive_takes_are_left_empty(tmp_path: Path) -> None:
     assert "PatientAge" not in source and not source.PatientName
     assert spacing_of(source) == (1.0, 1.0)
     assert set(made(film)) == {"report", "picture", "map", "segmentation"}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "left"),
+    [
+        ("PatientSex", "W", None),
+        ("PatientSex", ["M", "F"], None),
+        ("PatientName", ["Phantom^One", "Phantom^Two"], None),
+        ("PatientID", ["P-1", "P-2"], None),
+        ("StudyDate", ["20260101", "20260102"], None),
+        ("PatientOrientation", "L", None),
+        ("PatientOrientation", ["LL", "F"], None),
+        ("PatientOrientation", ["LEFT", "FEET"], None),
+        ("SpecificCharacterSet", ["", "ISO 2022 IR 87"], "ISO_IR 192"),  # as in Japan
+        ("SpecificCharacterSet", "ISO_IR 6", "ISO_IR 192"),
+        ("SpecificCharacterSet", "LATIN1", "ISO_IR 192"),
+        ("SpecificCharacterSet", "ISO_IR 100", "ISO_IR 100"),
+    ],
+)
+def test_a_header_that_is_wrong_stops_no_object(
+    keyword: str, value: Any, left: str | None, film: Path
+) -> None:
+    data = dcmread(film)
+    kind = data[keyword].VR if keyword in data else "CS"
+    data[keyword] = DataElement(keyword, kind, value, validation_mode=config.IGNORE)
+    data.save_as(film)
+    assert (read_source(film).get(keyword) or None) == left
+    assert set(made(film)) == {"report", "picture", "map", "segmentation"}
+
+
+def test_a_name_in_japanese_letters_is_the_same_in_the_objects(film: Path) -> None:
+    data = dcmread(film)
+    data.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    data.PatientName = "Yamada^Tarou=山田^太郎"
+    data.save_as(film)
+    stream = io.BytesIO()
+    made(film)["report"].dataset.save_as(stream, enforce_file_format=True)
+    stream.seek(0)
+    assert dcmread(stream).PatientName == "Yamada^Tarou=山田^太郎"
 
 
 def test_what_has_no_study_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """C-STORE: on the disk before the sender is told so, and only from those who may."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,27 @@ def test_a_full_disk_and_a_full_queue_are_told(
     with Listener(options, empty, lambda received: None) as running:
         assert send(running.port, film) == 0xA700
     assert not list(empty.folder.iterdir())
+
+
+def test_who_announces_more_than_memory_holds_is_cut_off(listener: Listener) -> None:
+    with socket.create_connection(("127.0.0.1", listener.port), 3) as stranger:
+        stranger.sendall(b"\x01\x00" + (2**32 - 1).to_bytes(4, "big") + bytes(100))
+        stranger.settimeout(3)
+        assert stranger.recv(1) == b""
+
+
+def test_an_object_that_does_not_end_is_cut_off(
+    listener: Listener, film: Path, arrived: list[Received], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert send(listener.port, film) == send(listener.port, film) == 0
+    monkeypatch.setattr(listen, "LARGEST", 2000)
+    ae = AE(ae_title="SCANNER")
+    ae.add_requested_context(DigitalXRayImageStorageForPresentation)
+    data = dcmread(film)
+    data.PixelData = bytes(2**20)
+    association = ae.associate("127.0.0.1", listener.port, ae_title="NOFINDING")
+    assert "Status" not in association.send_c_store(data)
+    assert len(arrived) == 2
 
 
 def test_more_than_allowed_wait_outside(listener: Listener) -> None:

@@ -1,12 +1,18 @@
 """What is to be sent arrives, however often the other side fails before."""
 
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nofinding.errors import UserError
+from nofinding.service.connections import senders
 from nofinding.service.home import Home
+from nofinding.service.options import ServiceOptions
 from nofinding.service.outbox import MOST_TRIES, Outbox
+from nofinding.service.queue import Delivery
+from serving import until
 
 A = "stow:http://a"
 
@@ -87,6 +93,36 @@ def test_a_library_that_breaks_is_a_failure_like_others_and_says_nothing_of_the_
 
     Outbox(home, {"stow": breaks}, [A]).step()
     assert home.queue.deliveries(job)[0]["why"] == "ValueError"
+
+
+def test_a_queue_that_cannot_be_written_stops_the_outbox_for_a_while_only(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent_to(home, A)
+    archive, due, asked = Archive(down=0), home.queue.due, list[int]()
+
+    def full(*about: Any) -> Delivery | None:
+        asked.append(1)
+        if len(asked) < 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        return due(*about)
+
+    monkeypatch.setattr(home.queue, "due", full)
+    monkeypatch.setattr("nofinding.service.outbox.LOOK", 0.01)
+    monkeypatch.setattr("nofinding.service.outbox.PAUSE", 0.01)
+    with Outbox(home, {"stow": archive}, [A]):
+        until(lambda: archive.got, 5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["dicom:A@127.0.0.1:1", "stow:http://127.0.0.1:1", "fhir:http://a"]
+)
+def test_what_is_no_longer_there_does_not_count_as_sent(home: Home, kind: str) -> None:
+    (job,) = sent_to(home, kind)
+    options = ServiceOptions(home=home.folder)
+    assert Outbox(home, senders(options), [kind]).step() == 0
+    (row,) = home.queue.deliveries(job)
+    assert row["state"] == "waiting" and row["why"] == "the result is no longer in the home"
 
 
 def test_two_services_on_one_home_send_a_result_once_and_each_to_its_own(home: Home) -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -112,6 +113,44 @@ def test_however_many_ask_whether_a_worker_is_ready_none_waits_for_ever() -> Non
         for thread in threads:
             thread.join(5)
         assert len(answers) == 8
+
+
+def test_a_queue_that_cannot_be_written_leaves_no_dead_worker_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_for(tmp_path, tmp_path / "no model")
+    home = Home(options.home, keep_free=0)
+    made: list[Member] = []
+    failed: list[str] = []
+
+    def new(pool: Pool) -> Member:
+        process = multiprocessing.Process(target=time.sleep, args=(30,), daemon=True)
+        if made:
+            process.start()  # the first one is dead
+        made.append(Member(name="m", process=process, link=multiprocessing.Pipe()[0], begun=1e12))
+        return made[-1]
+
+    def full(name: str) -> int:
+        failed.append(name)
+        if len(failed) < 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        return 0
+
+    monkeypatch.setattr(Pool, "_new", new)
+    monkeypatch.setattr(home.queue, "abandon", full)
+    monkeypatch.setattr("nofinding.service.pool.PAUSE", 0.01)
+    with Pool(home, options, drain=0) as pool:
+        wait_for(lambda: len(made) == 2, 5)
+        assert pool.deaths == 1 and not pool.broken
+
+
+def test_who_is_told_to_stop_does_not_wait_for_a_model(tmp_path: Path) -> None:
+    options = options_for(tmp_path, tmp_path / "no model")
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    begin = time.monotonic()
+    Pool(Home(options.home, keep_free=0), options).wait_ready(20, stop)
+    assert time.monotonic() - begin < 5
 
 
 def test_without_a_model_the_pool_says_so_and_stops_trying(tmp_path: Path) -> None:

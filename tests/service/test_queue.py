@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nofinding.errors import UserError
-from nofinding.service.queue import FullError, Queue
+from nofinding.service.queue import SPARE, FullError, Queue
 
 
 class Clock:
@@ -159,6 +159,17 @@ def test_a_clock_that_is_set_back_or_forth_holds_nothing_up(
     assert queue.claim() and not queue.claim()  # a lease is no matter of the wall clock
 
 
+def test_a_delivery_of_a_future_that_the_clock_left_again_is_due(queue: Queue) -> None:
+    queue.offer("film", "d", {})
+    (job,) = queue.claim()
+    queue.done(job, {}, deliver=["a"])
+    delivery = queue.due(4e9, ["a"])  # in 2096
+    assert delivery is not None
+    queue.not_delivered(delivery, "refused", again=4e9 + 3600)
+    assert queue.due(4e9 + 60, ["a"]) is None
+    assert queue.due(1.8e9, ["a"]) is not None
+
+
 def test_jobs_are_done_in_the_order_they_came(queue: Queue) -> None:
     names = [queue.offer(f"film {i}", "d", {}).job.id for i in range(4)]
     assert [job.id for job in queue.claim(3)] == names[:3]
@@ -182,14 +193,25 @@ def test_a_worker_that_dies_loses_the_job_once_more_and_then_it_has_failed(
 ) -> None:
     queue.offer("film", "d", {})
     (first,) = queue.claim()
-    clock.now += 61
+    clock.now += 60 + SPARE + 1
     (second,) = queue.claim()
     assert second.id == first.id and second.tries == 2
     assert not queue.done(first, {"late": True})  # whose lease ran out may not answer any more
-    clock.now += 61
+    clock.now += 60 + SPARE + 1
     assert not queue.claim()
     ended = queue.get(first.id)
     assert ended is not None and ended.state == "failed" and "twice" in str(ended.why)
+
+
+def test_who_hangs_is_seen_by_his_own_service_before_another_takes_his_job(
+    queue: Queue, clock: Clock
+) -> None:
+    queue.offer("film", "d", {})
+    queue.claim(1, "hangs")
+    queue.offer("other", "d", {})
+    clock.now += 61
+    assert [job.film for job in queue.claim(2, "busy")] == ["other"]
+    assert queue.overdue() == {"hangs"}
 
 
 def test_a_job_put_back_was_not_tried(queue: Queue) -> None:
@@ -251,6 +273,18 @@ def test_what_was_accepted_survives_a_kill(tmp_path: Path) -> None:
     child.wait()
     queue = Queue(file)
     assert all(queue.get(name) is not None for name in told)
+
+
+def test_two_services_may_make_the_queue_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "q.sqlite"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE made (a)")
+    other.execute("BEGIN IMMEDIATE")  # as the other one does before the file is one with WAL
+    ends = threading.Timer(0.5, other.execute, ["COMMIT"])
+    ends.start()
+    assert Queue(file).counts()["waiting"] == 0
+    ends.join()
+    other.close()
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -3,20 +3,28 @@
 import csv
 import io
 import json
+import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from nofinding.cli import main
+from nofinding.errors import UserError
+from nofinding.run.model import load_model
+from nofinding.run.resident import Resident
 from nofinding.service.home import Home
 from nofinding.service.told import CONFLICT
-from nofinding.service.work import Worker, shown
+from nofinding.service.work import Worker, run_worker, shown
 from nofinding.sources.files import Known
-from serving import dicom_film, options_for, send, small_model
+from nofinding.types import Record
+from serving import dicom_film, options_for, send, small_model, until
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +142,138 @@ def test_a_full_disk_loses_no_job(
     worker.step()
     done = home.queue.get(job.id)
     assert done is not None and done.state == "done"
+
+
+def test_no_room_for_decoded_films_loses_no_job(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = worker.home
+    job = send(home, dicom_film(tmp_path / "films", 0)).job
+    monkeypatch.setattr("nofinding.service.work.time.sleep", lambda seconds: None)
+    with monkeypatch.context() as full:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(28, "no space left on the device")
+
+        full.setattr("nofinding.run.resident.tempfile.TemporaryDirectory", refuse)
+        for _ in range(3):
+            worker.step()
+    waiting = home.queue.get(job.id)
+    assert waiting is not None and waiting.state == "waiting" and waiting.tries == 0
+    worker.step()
+    done = home.queue.get(job.id)
+    assert done is not None and done.state == "done"
+
+
+def test_a_damaged_audit_log_kills_no_worker(worker: Worker, tmp_path: Path) -> None:
+    home = worker.home
+    jobs = [send(home, dicom_film(tmp_path / "films", number)).job for number in range(2)]
+    (home.folder / "audit.log").write_bytes(b"half a li")
+    assert worker.step() == 2
+    assert [job and job.state for job in map(home.queue.get, (j.id for j in jobs))] == ["done"] * 2
+
+
+def test_a_film_waits_no_longer_where_the_clock_was_set_back(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_for(tmp_path, model, wait=0.2)
+    worker = Worker(Home(options.home, keep_free=0), options, "w")
+    send(worker.home, dicom_film(tmp_path / "films", 0))
+    monkeypatch.setattr("nofinding.service.queue.time.time", lambda: 0.0)  # back to 1970
+    assert worker.step() == 0
+    until(worker.step, 5)
+
+
+def test_a_batch_without_room_is_scored_film_by_film(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = worker.home
+    jobs = [send(home, dicom_film(tmp_path / "films", number)).job for number in range(2)]
+    scored, asked = Resident._scored, list[int]()
+
+    def scarce(own: Resident, loaded: Any, records: Sequence[Record]) -> Any:
+        asked.append(len(records))
+        if len(records) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return scored(own, loaded, records)
+
+    monkeypatch.setattr(Resident, "_scored", scarce)
+    assert worker.step() == 2 and asked == [2, 1, 1]
+    assert [job and job.tries for job in map(home.queue.get, (j.id for j in jobs))] == [1, 1]
+
+
+@pytest.mark.parametrize("error", [ValueError("CANARY^ANNA"), UserError("there is no model")])
+def test_a_worker_that_dies_says_of_what_and_quotes_no_film(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("nofinding.service.work.signal.signal", lambda *_: None)
+    monkeypatch.setattr("nofinding.service.work.Worker", dies)
+    options = options_for(tmp_path, tmp_path)
+    with pytest.raises(SystemExit) as died:
+        run_worker(options, "w", lambda: None, (), multiprocessing.Pipe()[0])
+    said = str(died.value.code)
+    assert "CANARY" not in said and "\n" not in said
+    assert "there is no model" in said or "ValueError at test_work.py:" in said
+
+
+def test_what_a_killed_process_left_of_results_goes_and_nothing_else(
+    worker: Worker, tmp_path: Path
+) -> None:
+    home, folder = worker.home, worker.home.results.folder
+    job = send(home, dicom_film(tmp_path / "films", 0)).job
+    worker.step()
+    left = [folder / f".{job.id}.01234567.tmp", folder / ("ab" * 16)]  # half made, forgotten
+    young = folder / f".{'cd' * 16}.01234567.tmp"
+    for each in (*left, young):
+        (each / "objects").mkdir(parents=True)
+        (each / "objects" / "report.dcm").write_bytes(b"patient")
+    for each in (*left, folder / job.id):
+        os.utime(each, (0, 0))
+    home.sweep(keep_days=0)
+    assert {*folder.iterdir()} == {young, folder / job.id}
+
+
+def test_a_film_that_comes_again_is_not_swept_before_its_job_is_made(
+    worker: Worker, tmp_path: Path
+) -> None:
+    home = worker.home
+    received = home.spool.put("1.2.3", b"film")
+    os.utime(received.path, (0, 0))  # of a job that is gone
+    assert home.spool.put("1.2.3", b"film") == received
+    home.sweep(keep_days=1)
+    assert received.path.exists()
+
+
+def test_a_film_of_which_no_objects_can_be_made_is_scored_all_the_same(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("'CANARY' is not a valid value")
+
+    monkeypatch.setattr("nofinding.clinical.objects.objects_of", refuse)
+    job = send(worker.home, dicom_film(tmp_path / "films", 0)).job
+    worker.step()
+    done = worker.home.queue.get(job.id)
+    assert done is not None and done.state == "done" and not worker.home.results.objects(job.id)
+    assert "ValueError" in caplog.text and "CANARY" not in caplog.text
+
+
+@pytest.mark.parametrize("damaged", ["adult", "paediatric"])
+def test_a_worker_takes_no_film_before_it_has_every_model_that_it_may_need(
+    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(folder: Path) -> Any:
+        if folder.name == damaged:
+            raise UserError("the model is damaged")
+        return load_model(folder)
+
+    monkeypatch.setattr("nofinding.run.resident.load_model", load)
+    options = options_for(tmp_path, Path("auto"))
+    with pytest.raises(UserError, match="the model is damaged"):
+        Worker(Home(options.home, keep_free=0), options, "w")
 
 
 def test_a_large_film_is_shown_smaller_and_a_small_one_as_it_is() -> None:

@@ -1,10 +1,11 @@
 """The film that a result is about, as far as its objects must repeat it: no pixel, and of the
 header only what is on a list, read where it can do no harm."""
 
+import re
 from pathlib import Path
 
 from pydicom import config
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import validate_value
@@ -19,6 +20,13 @@ EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+# Elements that have words of their own (PS3.3 C.7.1.1 and C.7.6.1): objects with others are none.
+WORDS = {
+    "PatientSex": re.compile(r"[MFO]"),
+    "PatientOrientation": re.compile(r"[APRLHF]"),
+}
+UTF_8 = "ISO_IR 192"
+PLAIN = {f"ISO_IR {n}" for n in (13, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 192)}
 
 
 def read_told(path: Path) -> Dataset:
@@ -31,9 +39,12 @@ def read_told(path: Path) -> Dataset:
     for tag, element in told.items():
         if element["vr"] != dictionary_VR(int(tag, 16)):
             continue  # a text where an age belongs would go into every object
-        values = element.get("Value", [])
-        if _valid(element["vr"], values if element["vr"] != "PN" else []):
+        if _valid(int(tag, 16), element["vr"], element.get("Value", [])):
             film.update(Dataset.from_json({tag: element}))
+    # All texts are Unicode by now. Of what else they were written in not everybody knows all.
+    written = film.get("SpecificCharacterSet")
+    if written and str(written) not in PLAIN:
+        film.SpecificCharacterSet = UTF_8
     for keyword in EMPTY:
         if keyword not in film:
             setattr(film, keyword, None)
@@ -54,10 +65,18 @@ def read_source(path: Path) -> Dataset:
     return film
 
 
-def _valid(vr: str, values: list[object]) -> bool:
+def _valid(tag: int, vr: str, values: list[object]) -> bool:
     """Whether a value is one that its kind may have: an archive refuses objects with others."""
+    keyword, many = keyword_for_tag(tag), dictionary_VM(tag)
+    if keyword == "SpecificCharacterSet":
+        return True
+    if values and many.isdecimal() and len(values) != int(many):
+        return False  # two patients' names, two days
+    words = WORDS.get(keyword)
+    if words is not None and not all(words.fullmatch(str(value)) for value in values):
+        return False
     try:
-        for value in values:
+        for value in values if vr != "PN" else ():
             validate_value(vr, str(value) if vr in ("DS", "IS") else value, config.RAISE)
     except (ValueError, TypeError):
         return False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from nofinding import checkpoint
@@ -74,7 +75,8 @@ class Resident:
         fields_file: Path | None = None,
         seed: int = 0,
     ) -> None:
-        """`model` as in `score`. Raises UserError where there is none, or it is damaged."""
+        """`model` as in `score`; all that may be needed are loaded. Raises UserError where there is
+        none, or it is damaged: then no film must have been taken."""
         self.name, self.accelerator, self.seed = model, accelerator, seed
         self.fields: dict[str, EhrField] = known_fields(fields_file)
         self._loaded: dict[str, Loaded] = {}
@@ -82,7 +84,7 @@ class Resident:
             self.loaded(name)
 
     def loaded(self, name: str) -> Loaded:
-        """The model of that name. Raises UserError."""
+        """The model of that name. Raises UserError where it cannot be loaded."""
         if name not in self._loaded:
             folder = model_folder(name)
             model = load_model(folder)
@@ -103,6 +105,7 @@ class Resident:
         """What came of each film, in their order; image_ids must differ.
 
         Raises nothing for a film: one that cannot be read or that breaks the model is refused.
+        Raises MemoryError or torch.OutOfMemoryError where there is no room for a single one.
         """
         outcomes: dict[str, Outcome] = {}
         names = [self.name_for(record) for record in records]
@@ -118,7 +121,11 @@ class Resident:
         except UserError as error:
             if len(records) == 1:
                 return [Outcome(image_id=records[0].image_id, result=None, refused=str(error))]
-            return [outcome for record in records for outcome in self._by(loaded, [record])]
+        except (MemoryError, torch.OutOfMemoryError):
+            if len(records) == 1:
+                raise
+        # Out of the block, where the error would hold what the batch has taken of the memory.
+        return [outcome for record in records for outcome in self._by(loaded, [record])]
 
     def _scored(self, loaded: Loaded, records: Sequence[Record]) -> Iterator[Outcome]:
         # What is decoded is a patient's film, and stays for this batch only.

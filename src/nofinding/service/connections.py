@@ -18,6 +18,8 @@ from nofinding.service.work import Lookup
 
 __all__ = ["make_lookup", "senders", "targets"]
 
+GONE = "the result is no longer in the home"
+
 
 def targets(options: ServiceOptions) -> list[str]:
     """To whom every result goes, as the outbox names them. Raises UserError for an address that
@@ -61,7 +63,11 @@ def _lookup(finder: Finder | None) -> Lookup | None:
 
 
 def _objects(home: Home, job: str) -> list[Outgoing]:
-    return [outgoing(p) for p in home.results.objects(job).values() if p.suffix == ".dcm"]
+    """Raises UserError where there are none: nothing must count as sent that was not."""
+    found = [outgoing(p) for p in home.results.objects(job).values() if p.suffix == ".dcm"]
+    if not found:
+        raise UserError(GONE)
+    return found
 
 
 def _all_taken(refused: Sequence[Refused]) -> None:
@@ -81,5 +87,6 @@ def _to_archive(login: Path | None, ca: Path | None, home: Home, job: str, addre
 
 def _to_fhir(home: Home, job: str, address: str) -> None:
     bundle = home.results.bundle(job)
-    if bundle is not None:
-        send_result(address, bundle)
+    if bundle is None:
+        raise UserError(GONE)
+    send_result(address, bundle)

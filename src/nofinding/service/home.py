@@ -65,7 +65,8 @@ class Home:
 
     def sweep(self, keep_days: float) -> int:
         """Deletes films, results and jobs that ended more than `keep_days` days ago (0: none),
-        and films in the spool that never became a job; gives how many jobs went."""
+        and what is of no job: films that never became one, and what a killed process left of
+        results; gives how many jobs went."""
         now, gone = time.time(), 0
         while keep_days and (jobs := self.queue.forget(now - keep_days * 86_400)):
             for job in jobs:
@@ -76,6 +77,7 @@ class Home:
             with contextlib.suppress(OSError):
                 if file.name not in wanted and now - file.stat().st_mtime > LEFT_OVER:
                     file.unlink()
+        self.results.clear(self.queue.ids, now - LEFT_OVER)
         if gone:
             self.audit.write("service", "deleted", jobs=gone)
         return gone

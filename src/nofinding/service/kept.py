@@ -10,13 +10,14 @@
 Nothing but `objects` has a name, an id or a date of the patient.
 """
 
+import contextlib
 import io
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -108,6 +109,19 @@ class Results:
             going = self.folder / f".{job}.{secrets.token_hex(4)}.tmp"
             (self.folder / job).rename(going)
             shutil.rmtree(going, ignore_errors=True)
+
+    def clear(self, wanted: Callable[[], Container[str]], before: float) -> None:
+        """Deletes what a process that was killed has left: folders half made or half deleted, and
+        those of jobs that are not `wanted`, older than that time. Raises OSError."""
+        found = [*self.folder.iterdir()]  # a job is made before its folder
+        jobs = wanted()
+        for folder in found:
+            with contextlib.suppress(FileNotFoundError):  # two services may be at it
+                if folder.name in jobs or folder.stat().st_mtime > before:
+                    continue
+                if folder.name.startswith(".") and folder.suffix == ".tmp":
+                    shutil.rmtree(folder, ignore_errors=True)
+                self.remove(folder.name)
 
     def _at(self, job: str, name: str) -> Path | None:
         file = self.folder / job / name

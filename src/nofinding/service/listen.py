@@ -49,6 +49,8 @@ SYNTAXES = [
     JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000,
 ]  # fmt: skip
 LARGEST = 256 * 2**20  # bytes of an object
+LARGEST_PDU = 2**20  # bytes of a piece of one; those who keep to what we say send 16 KiB
+LAST = 2  # the bit in the first byte of a fragment (PS3.8 annex E.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,8 @@ class Listener:
         handlers: Sequence[tuple[Any, Any]] = [
             (evt.EVT_C_ECHO, lambda event: STORED),
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_CONN_OPEN, _bound_pdus),
+            (evt.EVT_PDU_RECV, _bound_message),
         ]
         try:
             self.server = ae.start_server(
@@ -143,3 +147,33 @@ class Listener:
             return OUT_OF_RESOURCES
         log.info("film %s received, %d bytes", received.film, size)
         return STORED
+
+
+def _bound_pdus(event: Event) -> None:
+    """Cuts off who announces a piece that no memory has room for; pynetdicom would read it all,
+    even before it knows who that is."""
+    socket: Any = event.assoc.dul.socket
+    read = socket.recv
+
+    def take(count: int) -> bytearray:
+        if count > LARGEST_PDU:
+            log.warning("a connection that announced %d bytes at once was cut", count)
+            socket._shutdown_socket()
+            raise OSError
+        taken: bytearray = read(count)
+        return taken
+
+    socket.recv = take
+
+
+def _bound_message(event: Event) -> None:
+    """Cuts off whose object does not end: all of it is in memory before we are asked."""
+    association: Any = event.assoc
+    held = getattr(association, "nofinding_held", 0)
+    for item in getattr(event.pdu, "presentation_data_value_items", ()):
+        data = item.presentation_data_value
+        held = 0 if data[0] & LAST else held + len(data)
+    association.nofinding_held = held
+    if held > LARGEST:
+        log.warning("an object of more than %d bytes was cut off", LARGEST)
+        association.dul.socket._shutdown_socket()

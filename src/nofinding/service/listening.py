@@ -1,6 +1,7 @@
 """The command `listen`: a DICOM store whose films are scored, and whose results go where they are
 to go."""
 
+from nofinding.errors import UserError
 from nofinding.run.progress import say
 from nofinding.service.intake import offer
 from nofinding.service.listen import Listener, ListenOptions
@@ -9,10 +10,12 @@ from nofinding.service.spool import Received
 
 __all__ = ["ListenOptions", "listen"]
 
+LOOK = 0.5  # seconds between looks at the workers
+
 
 def listen(options: ListenOptions) -> None:
     """Runs until SIGTERM or Ctrl-C; then nothing more is taken in, and what is being scored is
-    finished. Raises UserError where it cannot begin."""
+    finished. Raises UserError where it cannot begin, or nothing can be scored any more."""
     running = Running(options)
 
     def arrived(received: Received) -> None:
@@ -21,9 +24,11 @@ def listen(options: ListenOptions) -> None:
             running.home.audit.write("store", "received", film=received.film, job=accepted.job.id)
 
     with logged(), stopped_by_signals() as stop, running:
-        running.pool.wait_ready()
+        running.pool.wait_ready(stop=stop)
         with Listener(options, running.home.spool, arrived) as listener:
             say(f"listening as {options.title} on {options.host}:{listener.port}")
-            stop.wait()
+            while not stop.wait(LOOK):
+                if running.pool.broken:  # whoever watches this service starts it again
+                    raise UserError("no worker can load the model any more; films wait")
         say("stopping: what is being scored is finished")
     say(f"stopped; {running.home.queue.counts()['waiting']} films wait for the next start")

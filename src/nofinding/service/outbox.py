@@ -19,6 +19,7 @@ __all__ = ["MOST_TRIES", "Outbox", "Sender"]
 
 log = logging.getLogger(__name__)
 LOOK = 0.5  # seconds between looks at what is due
+PAUSE = 10.0  # seconds until the next look where the queue or the audit log cannot be written
 FIRST, LONGEST = 5.0, 3600.0  # seconds until the second try, and at most between any two
 MOST_TRIES = 40
 """Then a delivery is given up: after about a day and a half."""
@@ -54,7 +55,11 @@ class Outbox:
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK):
-            self.step()
+            try:
+                self.step()
+            except Exception as error:  # a full disk: what is due stays due
+                log.error("nothing could be sent: %s", type(error).__name__)
+                self._stop.wait(PAUSE)
 
     def step(self) -> int:
         """Sends everything that is due; gives how much of it arrived."""

@@ -27,6 +27,7 @@ __all__ = ["Pool"]
 
 log = logging.getLogger(__name__)
 LOOK = 0.2  # seconds between looks at the workers
+PAUSE = 2.0  # seconds until the next look where the queue cannot be written
 LOADING = 300.0  # seconds that a worker may take to load its model
 GIVE_UP = 5  # workers that die in a row before they have loaded their model
 
@@ -40,6 +41,8 @@ class Member:
     link: Connection
     begun: float
     told: bool = False
+    counted: bool = False
+    """Among the dead."""
     asking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -49,6 +52,11 @@ class Member:
         with self.asking, contextlib.suppress(EOFError, OSError):
             self.told = self.told or (self.link.poll() and bool(self.link.recv_bytes(16)))
         return self.told
+
+    def close(self) -> None:
+        """Of a dead one. Not while somebody listens: the descriptor's number may be another's."""
+        with self.asking:
+            self.link.close()
 
     def stop(self) -> None:
         """Asks it to end once it has finished what it holds."""
@@ -86,6 +94,7 @@ class Pool:
         self._own = ""
         self._stop = threading.Event()
         self._members: list[Member] = []
+        self._unready = 0
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self.deaths = 0
         """Workers that have died, or were killed for taking too long."""
@@ -128,10 +137,11 @@ class Pool:
         """The workers' process ids."""
         return [member.process.pid or 0 for member in self._members]
 
-    def wait_ready(self, seconds: float = LOADING) -> None:
-        """Waits for the first worker that has its model. Raises UserError where none gets it."""
+    def wait_ready(self, seconds: float = LOADING, stop: threading.Event | None = None) -> None:
+        """Waits for the first worker that has its model, or for `stop`. Raises UserError where none
+        gets it."""
         end = time.monotonic() + seconds
-        while self.options.workers and not self.ready:
+        while self.options.workers and not self.ready and not (stop and stop.is_set()):
             if self.broken or time.monotonic() > end:
                 raise UserError("no worker could load the model; its own lines say why")
             time.sleep(LOOK)
@@ -148,24 +158,32 @@ class Pool:
 
     def _watch(self) -> None:
         """Replaces workers until the pool ends."""
-        unready = 0
-        while not self._stop.wait(LOOK):
-            late = self.home.queue.overdue() if self._members else set()
-            for place, member in enumerate(self._members):
-                slow = not member.ready and time.monotonic() - member.begun > LOADING
-                if member.name in late or slow:
-                    log.error("a worker took too long and was killed")
-                    member.process.kill()
-                    member.process.join()
-                if member.process.is_alive():
-                    continue
-                unready = 0 if member.ready else unready + 1
-                member.link.close()
-                self.deaths += 1
-                again = self.home.queue.abandon(member.name)
-                log.error("a worker died; %d of its films are tried again", again)
-                if unready >= GIVE_UP:
-                    self.broken = True
-                    log.error("workers die before they have a model; no more are made")
-                    return
-                self._members[place] = self._new()
+        while not self.broken and not self._stop.wait(LOOK):
+            try:
+                self._look()
+            except Exception as error:  # a full disk, no process to be had: not for ever
+                log.error("workers could not be looked after: %s", type(error).__name__)
+                self._stop.wait(PAUSE)
+
+    def _look(self) -> None:
+        """Kills who is late, and replaces who is dead. Safe to be done again where it broke off."""
+        late = self.home.queue.overdue() if self._members else set()
+        for place, member in enumerate(self._members):
+            slow = not member.ready and time.monotonic() - member.begun > LOADING
+            if member.process.is_alive() and (member.name in late or slow):
+                log.error("a worker took too long and was killed")
+                member.process.kill()
+                member.process.join()
+            if member.process.is_alive():
+                continue
+            if not member.counted:
+                self._unready = 0 if member.ready else self._unready + 1
+                member.counted, self.deaths = True, self.deaths + 1
+                member.close()
+            again = self.home.queue.abandon(member.name)
+            log.error("a worker died; %d of its films are tried again", again)
+            if self._unready >= GIVE_UP:
+                self.broken = True
+                log.error("workers die before they have a model; no more are made")
+                return
+            self._members[place] = self._new()

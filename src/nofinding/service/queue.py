@@ -25,6 +25,9 @@ State: TypeAlias = Literal["waiting", "working", "done", "failed"]
 Order: TypeAlias = Literal["made", "p_value", "score", "state"]
 TRIES = 2  # a job whose worker died is tried once more
 DIED = "the worker died over it, twice"
+SPARE = 5.0  # seconds from the end of a lease in which its holder's own service may kill it first
+FURTHEST = 7200.0  # seconds; no delivery is put off for longer
+OPENING = 30.0  # seconds that others may take to make the same file
 ORDERS: dict[Order, str] = {
     "made": "made",
     "p_value": "json_extract(result, '$.p_value')",
@@ -120,6 +123,8 @@ class Queue:
         try:
             with self._changing() as db:
                 db.executescript(SCHEMA)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{file}: cannot be opened or written to ({error})") from None
         except sqlite3.DatabaseError:
             raise UserError(f"{file}: is not a queue of this program, or is damaged") from None
 
@@ -127,7 +132,7 @@ class Queue:
         if not hasattr(self._local, "db"):
             db = sqlite3.connect(self.file, timeout=30, isolation_level=None)
             db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode=WAL")
+            _to_wal(db)
             db.execute("PRAGMA synchronous=FULL")
             self._local.db = db
         connection: sqlite3.Connection = self._local.db
@@ -275,8 +280,12 @@ class Queue:
             )
 
     def recover(self) -> int:
-        """Jobs whose lease has run out wait again, or have failed if they were tried enough."""
-        return self._take_back("(lease < ? OR boot != ?)", [self.clock(), self._boot])
+        """Jobs whose lease has run out wait again, or have failed if they were tried enough.
+
+        Not at once: who holds them may hang, and once they are taken back he is not `overdue`, and
+        nobody would kill him.
+        """
+        return self._take_back("(lease < ? OR boot != ?)", [self.clock() - SPARE, self._boot])
 
     def abandon(self, holder: str) -> int:
         """The same for all that this holder, who is dead, has; its leases count no longer. Of a
@@ -351,6 +360,10 @@ class Queue:
                 db.execute("DELETE FROM jobs WHERE id = ?", [row["id"]])
         return [_job(row) for row in rows]
 
+    def ids(self) -> set[str]:
+        """Of all jobs that there are."""
+        return {row[0] for row in self._connection().execute("SELECT id FROM jobs")}
+
     def files(self) -> set[str]:
         """The names of the files that jobs are about."""
         rows = self._connection().execute("SELECT json_extract(payload, '$.file') FROM jobs")
@@ -363,8 +376,8 @@ class Queue:
         with self._changing() as db:
             row = db.execute(
                 "SELECT id, job, target, tries FROM deliveries WHERE state = 'waiting' "
-                f"AND due <= ? AND target IN ({marks}) ORDER BY due, id LIMIT 1",
-                [now, *targets],
+                f"AND (due <= ? OR due > ?) AND target IN ({marks}) ORDER BY due, id LIMIT 1",
+                [now, now + FURTHEST, *targets],  # so far off: the clock was set back
             ).fetchone()
             if row is None:
                 return None
@@ -423,6 +436,20 @@ class Queue:
         for row in rows:
             counted[row["state"]] = row["n"]
         return counted
+
+
+def _to_wal(db: sqlite3.Connection) -> None:
+    """Two that open a new file at once: to the second it is locked, and SQLite does not wait."""
+    end = time.monotonic() + OPENING
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not locked or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _end(

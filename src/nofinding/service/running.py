@@ -43,9 +43,9 @@ class Running:
         with ExitStack() as stack:
             stack.enter_context(self.outbox)
             stack.enter_context(self.pool)
+            self.home.audit.write("service", "started", workers=self.options.workers)
             self._stack = stack.pop_all()
         self._sweeper.start()
-        self.home.audit.write("service", "started", workers=self.options.workers)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,6 +60,8 @@ class Running:
                     log.info("%d old films were deleted", gone)
             except OSError as error:
                 log.error("old films could not be deleted: %s", error.strerror)
+            except Exception as error:  # the queue, the audit log: they may be well next time
+                log.error("old films could not be deleted: %s", type(error).__name__)
             if self._stop.wait(SWEEP):
                 return
 

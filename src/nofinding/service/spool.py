@@ -59,7 +59,7 @@ class Spool:
         """
         self.require(len(data))
         received = self._named(uid, hashlib.sha256(data).hexdigest(), ending)
-        if not received.path.exists():
+        if not _is_there(received.path):
             write_durably(received.path, data)
         return received
 
@@ -67,7 +67,7 @@ class Spool:
         """The same for what was written to a temporary file of this folder (`temporary`), whose
         SHA-256 is `digest`: it is renamed. Raises OSError."""
         received = self._named(uid, digest, ending)
-        if not received.path.exists():
+        if not _is_there(received.path):
             descriptor = os.open(file, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
@@ -94,6 +94,16 @@ class Spool:
         film = hmac.digest(self.key, f"film|{uid}".encode(), "sha256").hex()[:32]
         path = self.folder / f"{film}-{digest[:16]}{ending}"
         return Received(path=path, film=film, digest=digest)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether the film is there. Then it counts as new: its old job may be gone, and the sweep must
+    not take it before the next one is made."""
+    try:
+        os.utime(file)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_nobodys(file: Path) -> bool:

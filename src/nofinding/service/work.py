@@ -5,15 +5,18 @@ try. It never waits for the network but for the record, and there only within a 
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -42,6 +45,7 @@ __all__ = ["Found", "Lookup", "Worker", "run_worker"]
 
 log = logging.getLogger(__name__)
 POLL = 0.05  # seconds between looks at an empty queue
+LACKING = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 DICOM = ".dcm"
 
 
@@ -88,28 +92,56 @@ class Worker:
         """`name` is what it holds jobs under; results go to `deliver`. Raises UserError."""
         self.home, self.options, self.name = home, options, name
         self.lookup, self.deliver = lookup, tuple(deliver)
+        self._since = math.inf  # when this worker first saw what waits now
         self.resident = Resident(
             options.model, accelerator=options.accelerator, fields_file=options.fields_file
         )
 
     def step(self) -> int:
         """Works on one batch if there is one; gives how many jobs it had."""
-        waiting, waited = self.home.queue.ready()
-        if not waiting or (waiting < self.options.batch_size and waited < self.options.wait):
+        if not self._is_time():
             return 0
         jobs = self.home.queue.claim(self.options.batch_size, self.name)
         begin = time.monotonic()
         taken = [one for one in map(self._take, jobs) if one is not None]
-        outcomes = self.resident([one.record for one in taken])
+        try:
+            outcomes = self.resident([one.record for one in taken])
+        except OSError as error:
+            if error.errno not in LACKING:
+                raise
+            self._put_back(taken, error)
+            return len(jobs)
         seconds = (time.monotonic() - begin) / max(1, len(taken))
         for one, outcome in zip(taken, outcomes, strict=True):
             try:
                 self._keep(one, outcome, seconds)
-            except OSError as error:  # the disk: the job is not lost, and is tried again
-                log.error("a result could not be kept: %s", error.strerror)
-                self.home.queue.release(one.job)
-                time.sleep(1.0)
+            except OSError as error:
+                self._put_back([one], error)
         return len(jobs)
+
+    def _is_time(self) -> bool:
+        """Whether a batch waits that is whole, or has waited long enough.
+
+        By the queue's clock, or by our own: the wall clock may have been set back.
+        """
+        waiting, waited = self.home.queue.ready()
+        now = time.monotonic()
+        if not waiting:
+            self._since = math.inf
+            return False
+        self._since = min(self._since, now)
+        waited = max(waited, now - self._since)
+        if waiting < self.options.batch_size and waited < self.options.wait:
+            return False
+        self._since = math.inf
+        return True
+
+    def _put_back(self, taken: Sequence[Taken], error: OSError) -> None:
+        """The disk is full: no job is lost by it, or counts as tried."""
+        log.error("a result could not be kept: %s", error.strerror)
+        for one in taken:
+            self.home.queue.release(one.job)
+        time.sleep(1.0)
 
     def _take(self, job: Job) -> Taken | None:
         """The film of a job and its record; a job without a readable film has failed."""
@@ -174,10 +206,15 @@ class Worker:
             twin=twin,
             deliver=sent,
         ):
-            self.home.audit.write(
-                "worker", "scored" if outcome.result else "refused", film=job.film, job=job.id
-            )
+            self._note("scored" if outcome.result else "refused", job)
         one.film.drop()
+
+    def _note(self, what: str, job: Job) -> None:
+        """Writes the audit log. Where that cannot be the result stays, and nobody is shown it."""
+        try:
+            self.home.audit.write("worker", what, film=job.film, job=job.id)
+        except (UserError, OSError) as error:
+            log.error("the audit log could not be written: %s", type(error).__name__)
 
     def _patient(self, one: Taken) -> str | None:
         """Whose film it is, as a pseudonym, where an intake that reads no header left it open."""
@@ -202,7 +239,7 @@ class Worker:
         if conflict:
             result = replace(result, flags=(*result.flags, CONFLICT))
         files: dict[str, bytes] = {}
-        with contextlib.suppress(UserError):  # it says not whose it is, or to which study
+        try:
             film = read_source(one.path)
             for each in objects_of(film, pixels, result, segmentation=self.options.segmentation):
                 stream = io.BytesIO()
@@ -210,6 +247,11 @@ class Worker:
                 files[each.kind] = stream.getvalue()
             bundle = result_bundle(result, film, system=self.options.patient_system)
             files["fhir"] = json.dumps(bundle).encode()
+        except UserError:  # it says not whose it is, or to which study
+            pass
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # A header that an object cannot repeat, and words of it are in the error.
+            log.error("not all objects of a film could be made: %s", type(error).__name__)
         return files
 
 
@@ -243,6 +285,23 @@ def run_worker(
 
     A pipe, not an event: one who is killed while he looks at an event holds its lock for ever.
     """
+    try:
+        _work(options, name, make_lookup, deliver, link)
+    except UserError as error:
+        raise SystemExit(f"nofinding: {error}") from None
+    except Exception as error:  # its words may quote a film, and would be printed
+        way = traceback.extract_tb(error.__traceback__)
+        where = ", ".join(f"{Path(at.filename).name}:{at.lineno}" for at in reversed(way))
+        raise SystemExit(f"nofinding: a worker met {type(error).__name__} at {where}") from None
+
+
+def _work(
+    options: ServiceOptions,
+    name: str,
+    make_lookup: Callable[[], Lookup | None],
+    deliver: Sequence[str],
+    link: Connection,
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
