@@ -23,7 +23,8 @@ def listen(options: ListenOptions) -> None:
     with logged(), stopped_by_signals() as stop, running:
         running.pool.wait_ready()
         with Listener(options, running.home.spool, arrived) as listener:
-            say(f"listening as {options.title} on {options.host}:{listener.port}")
+            where = f"{options.host}:{listener.port}"
+            say(f"listening as {options.title} on {where}; research use only")
             stop.wait()
         say("stopping: what is being scored is finished")
     say(f"stopped; {running.home.queue.counts()['waiting']} films wait for the next start")
