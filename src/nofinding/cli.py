@@ -53,7 +53,7 @@ USAGE = """\
 nofinding: how far a chest radiograph is from normal for this patient, where, and how sure
 
   nofinding demo                                             see it work, on simulated films
-  nofinding score FILE... --ehr age=63 sex=M view=PA --out DIR   by a model inside the package
+  nofinding score FILE... --ehr age=63 sex=M --out DIR       by a model inside the package
   nofinding cohort SOURCE:PATH --out COHORT                  a dataset as its publisher ships it
   nofinding fit [METHOD] --films SOURCE:PATH --out MODEL     learn from normal films
   nofinding score --model MODEL --films SOURCE:PATH --out DIR
@@ -62,10 +62,10 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding bench --films SOURCE:PATH... --out BENCH         every method on the same films
   nofinding export FILE... --scores DIR --out DICOM          scores as DICOM: report, picture, map
   nofinding listen --home HOME --accept TITLE...             films from scanners and archives
+  nofinding serve --home HOME                                films by HTTP, results in a browser
   nofinding study --archive URL --study UID --out DIR        score in an archive, store it there
   nofinding deidentify FILE|FOLDER... --out FILMS            DICOM films without the person
   nofinding audit verify LOG --key KEY                       whether an audit log is whole
-  nofinding serve --home FOLDER                              films by HTTP, results in a browser
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
