@@ -51,6 +51,28 @@ def test_a_command_without_arguments_says_what_is_missing(
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "ae"], "the following arguments are required: --films, --out"),
+        (["audit"], "the following arguments are required: WHAT, LOG, --key"),
+        (["audit", "check", "log", "--key", "k"], "WHAT check: is not one of verify, show"),
+        (["score", "f", "--out", "o", "--gate", "x"], "--gate x: is not one of refuse, flag, off"),
+        (["score", "f", "--out", "o", "--calibration", "x"],
+         "--calibration x: is not one of plain, mondrian, weighted"),
+        (["serve", "--home", "h", "--port", "x"], "--port x: is not a whole number"),
+        (["serve", "--home", "h", "--wait", "x"], "--wait x: is not a number"),
+        (["serve", "--home", "h", "--segmentation=x"], "--segmentation x: is not true or false"),
+        (["serve", "--home", "h", "--posrt", "1"], "unrecognized arguments: --posrt 1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_named_as_it_is_typed(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"nofinding: {said}\n"
+
+
 def test_a_fit_without_a_method_fits_the_default_one() -> None:
     options = ["--films", "table:films.csv", "--out", "model"]
     assert completed("fit", options) == ["diff3m-f", *options]

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,13 +40,20 @@ SWITCHES = (
     "--dates",
 )  # options that are true or false
 
+WRONG_VALUE = re.compile(
+    r'Parser key "([^"]+)": (?:Expected a (.*?)\. Got|Does not .*Subtypes: (.*?) Errors: .*Given)'
+    r" value: (.*)"
+)
+KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number",
+         "<class 'bool'>": "true or false"}  # fmt: skip
+
 PEERS = "whom results are sent to by C-STORE, TITLE@host:port, one or more"
 
 USAGE = """\
 nofinding: how far a chest radiograph is from normal for this patient, where, and how sure
 
   nofinding demo                                             see it work, on simulated films
-  nofinding score FILE... --ehr age=63 sex=M view=PA --out DIR   by a model inside the package
+  nofinding score FILE... --ehr age=63 sex=M --out DIR       by a model inside the package
   nofinding cohort SOURCE:PATH --out COHORT                  a dataset as its publisher ships it
   nofinding fit [METHOD] --films SOURCE:PATH --out MODEL     learn from normal films
   nofinding score --model MODEL --films SOURCE:PATH --out DIR
@@ -54,10 +62,10 @@ nofinding: how far a chest radiograph is from normal for this patient, where, an
   nofinding bench --films SOURCE:PATH... --out BENCH         every method on the same films
   nofinding export FILE... --scores DIR --out DICOM          scores as DICOM: report, picture, map
   nofinding listen --home HOME --accept TITLE...             films from scanners and archives
+  nofinding serve --home HOME                                films by HTTP, results in a browser
   nofinding study --archive URL --study UID --out DIR        score in an archive, store it there
   nofinding deidentify FILE|FOLDER... --out FILMS            DICOM films without the person
   nofinding audit verify LOG --key KEY                       whether an audit log is whole
-  nofinding serve --home FOLDER                              films by HTTP, results in a browser
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
   nofinding example SOURCE --out FOLDER                      a small copy of a dataset, to try
@@ -549,8 +557,31 @@ def _run(arguments: Sequence[str]) -> None:
         _config(Path(file))
     method, preset = _method_and_preset(given) if command == "fit" else (None, None)
     parser = parser_of(command, method, preset)
-    parsed = parser.parse_args(given)
+    try:
+        parsed = parser.parse_args(given)
+    except ArgumentError as error:
+        raise UserError(_as_typed(_one_line(error), parser)) from None
     COMMANDS[command][0](parser, parsed)
+
+
+def _as_typed(told: str, parser: ArgumentParser) -> str:
+    """What the parser says of arguments, with their names as one types them: its own are those of
+    Python's variables and types."""
+    shown = {
+        action.dest: action.option_strings[-1] if action.option_strings else str(action.metavar)
+        for action in parser._actions
+    }
+    missing = "the following arguments are required: "
+    if told.startswith(missing):
+        names = told.removeprefix(missing).split(", ")
+        return missing + ", ".join(shown.get(name, name) for name in names)
+    if wrong := WRONG_VALUE.fullmatch(told):
+        name, kind, value = wrong[1], wrong[2] or wrong[3], wrong[4]
+        choices = re.findall(r"'([^']*)'", re.sub(r"<class '\w+'>", "", kind))
+        kinds = [text for one, text in KINDS.items() if one in kind]
+        wanted = f"one of {', '.join(choices)}" if choices else " or ".join(kinds) or kind
+        return f"{shown.get(name, '--' + name)} {value}: is not {wanted}"
+    return told
 
 
 def _one_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+from nofinding.cli import main
 from nofinding.errors import UserError
 from nofinding.service import listen
 from nofinding.service.listen import Listener, ListenOptions
@@ -200,3 +201,12 @@ def test_an_upload_that_nobody_writes_any_more_is_cleared_at_once(tmp_path: Path
 def test_options_that_cannot_be(changes: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         ListenOptions(**({"home": HOME, "accept": ["A"]} | changes))  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_none_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    assert main(["listen", "--home", str(home), "--accept", "PACS", "--model", "nowhere"]) == 2
+    assert capsys.readouterr().err == "nofinding: --model nowhere: holds no model.json\n"
+    assert not home.exists()

@@ -1,5 +1,6 @@
 """What is to be sent arrives, however often the other side fails before."""
 
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ def test_what_fails_is_sent_again_later_and_later(home: Home) -> None:
     assert archive.got == [f"http://a/{job}"] and archive.asked == 4
     assert pauses[0] < pauses[1] < pauses[2] < 60
     assert outbox.step() == 0 and home.queue.delivery_counts()["done"] == 1
+
+
+def test_what_arrived_is_said_by_job_and_nothing_else(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    (job,) = sent_to(home, A)
+    with caplog.at_level(logging.INFO, "nofinding"):
+        assert Outbox(home, {"stow": Archive(down=0)}, [A]).step() == 1
+    assert caplog.messages == [f"job {job} sent by stow"]
 
 
 def test_an_archive_that_is_down_is_asked_once_and_not_for_every_film(home: Home) -> None:

@@ -187,6 +187,7 @@ def test_tokens_that_keep_nobody_out(
         (("--tls_key", "k"), "give both or neither"),
         (("--tls_key", "k", "--tls_certificate", "c"), "No such file"),
         (("--model", "nowhere"), "holds no model.json"),
+        (("--zone", "Mars"), "no time zone has this name"),
         (("--host", "256.0.0.1"), "without a token"),
     ],
 )
@@ -198,7 +199,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_service(
     tmp_path: Path,
     model: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     damaged = tmp_path / "model"
     damaged.mkdir()
@@ -210,5 +211,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_service(
     with pytest.raises(SystemExit) as ended:
         main(given)
     assert ended.value.code == 2
-    assert "no worker could load the model" in capsys.readouterr().err
+    told = capfd.readouterr().err  # of the workers, too
+    assert "no worker could load the model" in told and "Traceback" not in told
+    assert "nofinding: " + str(damaged) in told or f"nofinding: --model {damaged}" in told
     assert before == (signal.getsignal(signal.SIGTERM), logging.getLogger("nofinding").level)

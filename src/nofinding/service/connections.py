@@ -46,13 +46,13 @@ def senders(options: ServiceOptions) -> Mapping[str, Sender]:
 
 def make_lookup(options: ServiceOptions) -> Callable[[], Lookup | None]:
     """What a worker makes its lookup with. Raises UserError where the options are wrong."""
-    finder = None
+    finder, zone = None, zone_of(options.zone)
     if options.record is not None:
         asking = Asking(
             source=options.record,
             window=options.window,
             system=options.patient_system,
-            zone=zone_of(options.zone),
+            zone=zone,
         )
         finder = Finder(asking=asking, fields=known_fields(options.fields_file))
     return partial(_lookup, finder)

@@ -26,7 +26,8 @@ def listen(options: ListenOptions) -> None:
     with logged(), stopped_by_signals() as stop, running:
         running.pool.wait_ready(stop=stop)
         with Listener(options, running.home.spool, arrived) as listener:
-            say(f"listening as {options.title} on {options.host}:{listener.port}")
+            where = f"{options.host}:{listener.port}"
+            say(f"listening as {options.title} on {where}; research use only")
             while not stop.wait(LOOK):
                 if running.pool.broken:  # whoever watches this service starts it again
                     raise UserError("no worker can load the model any more; films wait")

@@ -87,6 +87,7 @@ class Outbox:
             return False
         self.home.queue.delivered(delivery)
         self.home.audit.write("outbox", "sent", job=delivery.job, to=kind)
+        log.info("job %s sent by %s", delivery.job, kind)
         return True
 
     def _again(self, delivery: Delivery, why: str) -> None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from nofinding.errors import UserError
+from nofinding.run.shipped import AUTO, model_folder
 from nofinding.service.connections import make_lookup, senders, targets
 from nofinding.service.home import Home
 from nofinding.service.options import ServiceOptions
@@ -24,7 +26,9 @@ class Running:
     """`with Running(options) as running`: films in its queue are scored, and results sent."""
 
     def __init__(self, options: ServiceOptions) -> None:
-        """Raises UserError where the home or a connection is not what it must be."""
+        """Raises UserError where the home, the model or a connection is not what it must be."""
+        if options.model != AUTO and not (model_folder(options.model) / "model.json").is_file():
+            raise UserError(f"--model {options.model}: holds no model.json")
         self.options = options
         self.home = Home(
             options.home,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from nofinding.errors import UserError
 from nofinding.run.cohort import known_fields
 from nofinding.run.progress import say
-from nofinding.run.shipped import AUTO, model_folder
 from nofinding.service.drifting import Drifting
 from nofinding.service.feedback import Feedback
 from nofinding.service.home import Home
@@ -112,8 +111,6 @@ def serve(options: ServeOptions) -> int:
     """
     need_service()
     token = token_of(options)
-    if options.model != AUTO and not (model_folder(options.model) / "model.json").is_file():
-        raise UserError(f"--model {options.model}: holds no model.json")
     fields = known_fields(options.fields_file)
     _many_files()
     from nofinding.service.running import Running, logged, stopped_by_signals

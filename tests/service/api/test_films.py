@@ -204,6 +204,27 @@ def test_a_batch_takes_what_it_can(client: TestClient, home: Home, tmp_path: Pat
     assert none.status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([{"age": 5}], "records: 1 for 3 films"),
+        ([{}, {}, {}, {"age": 5}], "records: 4 for 3 films"),
+        ({"a.png": {"age": 5}, "d.png": {"age": 6}}, "records: 1 of them by a file name"),
+        ({"b.png": {"age": 5}}, "several films have one file name"),
+    ],
+)
+def test_no_record_gets_to_a_film_that_it_may_not_be_of(
+    client: TestClient, home: Home, records: Any, said: str
+) -> None:
+    names = ("a.png", "b.png", "b.png")
+    files = [("film", (name, png(number))) for number, name in enumerate(names)]
+    answer = client.post("/v1/batches", files=files, data={"records": json.dumps(records)})
+    assert answer.status_code == 422 and said in answer.json()["error"]
+    assert "d.png" not in answer.text and nothing_left(home)
+    known = client.post("/v1/batches", files=files, data={"records": '{"a.png": {"age": 5}}'})
+    assert len(known.json()["jobs"]) == 3
+
+
 def test_nothing_is_decoded_here(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

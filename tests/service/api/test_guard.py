@@ -60,7 +60,8 @@ def test_without_the_token_only_what_says_nothing_is_answered(closed: TestClient
 )  # fmt: skip
 def test_another_token_is_none(closed: TestClient, given: str) -> None:
     headers = {"Authorization": given.encode("latin-1")}
-    assert closed.get("/v1/jobs", headers=headers).status_code == 401
+    answer = closed.get("/v1/jobs", headers=headers)
+    assert answer.status_code == 401 and "this service's token" in answer.json()["error"]
 
 
 def test_the_token_opens_and_who_it_was_stands_in_the_audit_log(

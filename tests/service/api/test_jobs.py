@@ -134,9 +134,16 @@ def test_objects_are_given_and_written_down(client: TestClient, home: Home, job:
     assert answer.content == b"DICOM with CANARY^NAME"
     assert answer.headers["content-type"] == "application/dicom"
     assert answer.headers["content-disposition"] == f'attachment; filename="{job.id}.report.dcm"'
+    folder = home.results.folder / job.id / "objects"
+    (folder / "fhir.json").write_text('{"resourceType": "Bundle"}')
+    told = client.get(f"{url}/fhir")  # a transaction, and no DICOM
+    assert told.json() == {"resourceType": "Bundle"}
+    assert told.headers["content-type"] == "application/fhir+json"
+    assert told.headers["content-disposition"] == f'attachment; filename="{job.id}.fhir.json"'
+    (folder / "fhir.json").unlink()
     assert client.get(f"{url}/map").status_code == 404
     assert client.get(f"{url}/..%2fresult").status_code in (404, 422)
-    assert audited(home) == ["fetched the report"]
+    assert audited(home) == ["fetched the report", "fetched the fhir"]
 
 
 def test_a_what_if_question_is_a_job_of_its_own_with_exactly_that_record(

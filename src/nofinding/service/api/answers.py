@@ -117,8 +117,8 @@ BATCH_BODY = {
                 "properties": {
                     "film": {"type": "array", "items": BINARY, "minItems": 1},
                     "records": {"type": "string", "contentMediaType": "application/json",
-                                "description": "a list in the order of the films, or an object "
-                                "by file name"},
+                                "description": "a list in the order of the films, one each, or an "
+                                "object by file name"},
                 },
                 "required": ["film"],
             },

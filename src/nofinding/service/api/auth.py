@@ -75,6 +75,8 @@ class Door:
             if method not in SAFE:
                 self._same_origin(host, headers, needed=True)
             return self._who
+        if given is not None:
+            raise refused(401, "Authorization: is not Bearer and this service's token")
         raise refused(401, "a token is needed: Authorization: Bearer TOKEN")
 
     def is_token(self, token: bytes) -> bool:

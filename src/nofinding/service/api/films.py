@@ -1,7 +1,7 @@
 """POST /v1/films and /v1/batches: films come in."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -66,7 +66,7 @@ async def post_film(request: Request) -> JSONResponse:
     responses={202: BATCH, **refusals(400, 408, 413, 415, 422, 429, 503)},
 )
 async def post_batch(request: Request) -> JSONResponse:
-    """Several films at once; their records in the order of the films, or by file name.
+    """Several films at once; their records in the order of the films, one each, or by file name.
 
     202 where one of them or more is taken; each other one is told of with its number in the body,
     from 0. Where none is, the answer is that of the first.
@@ -79,10 +79,9 @@ async def post_batch(request: Request) -> JSONResponse:
     async with receive_form(request, service, most=service.limits.films, text="records") as form:
         told = form.texts.get("records")
         records = json_of(told, "records") if told else {}
-        if not isinstance(records, dict | list):
-            raise refused(422, "records: is neither a list nor an object by file name")
         if not form.films:
             raise refused(422, "there is no part film")
+        _require_fit(records, [film.name for film in form.films])
         for number, film in enumerate(form.films):
             try:
                 record = _one_of(records, number, film.name, service)
@@ -109,12 +108,29 @@ def _stated(data: object, service: Service) -> dict[str, float]:
         raise refused(422, str(error)) from None
 
 
+def _require_fit(records: object, names: Sequence[str]) -> None:
+    """Raises 422 where it is not certain which film each record is of: a record must never get to
+    another patient's film."""
+    if isinstance(records, list):
+        if len(records) != len(names):
+            raise refused(
+                422, f"records: {len(records)} for {len(names)} films; give one each, {{}} for none"
+            )
+    elif isinstance(records, dict):
+        if lost := sum(names.count(name) == 0 for name in records):
+            raise refused(422, f"records: {lost} of them by a file name that no film has")
+        if sum(names.count(name) > 1 for name in records):
+            raise refused(422, "records: several films have one file name; give a list instead")
+    else:
+        raise refused(422, "records: is neither a list nor an object by file name")
+
+
 def _one_of(
     records: Mapping[str, Any] | list[Any], number: int, name: str, service: Service
 ) -> dict[str, float]:
     """The record of one film of a batch; none is no record."""
     if isinstance(records, list):
-        return _stated(records[number] if number < len(records) else {}, service)
+        return _stated(records[number], service)
     return _stated(records.get(name, {}), service)
 
 

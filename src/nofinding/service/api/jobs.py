@@ -101,7 +101,10 @@ def get_objects(request: Request, job: Id) -> JSONResponse:
     responses={
         200: {
             "description": "The object; it carries the patient's identity.",
-            "content": {"application/dicom": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                "application/dicom": {"schema": {"type": "string", "format": "binary"}},
+                "application/fhir+json": {"schema": {"type": "object"}},
+            },
         },
         **refusals(404, 409, 422, 503),
     },
@@ -115,7 +118,9 @@ def get_object(request: Request, job: Id, kind: Kind) -> FileResponse:
     if file is None:
         raise refused(404, "there is no such object of this film")
     service.note(who(request), f"fetched the {kind}", found)
-    return FileResponse(file, media_type="application/dicom", filename=f"{found.id}.{kind}.dcm")
+    media_type = "application/fhir+json" if file.suffix == ".json" else "application/dicom"
+    name = f"{found.id}.{kind}{file.suffix}"
+    return FileResponse(file, media_type=media_type, filename=name)
 
 
 @router.post(

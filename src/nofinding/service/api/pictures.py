@@ -148,7 +148,8 @@ def _array(service: Service, job: Job, name: Array) -> np.ndarray:
     of = _film_job(service, job) if name == "film" else job.id
     array = service.home.results.array(of, name)
     if array is None:
-        raise refused(404, f"there is no {name} of this film")
+        told = "pseudo-healthy film: the model makes none" if name == "normal" else name
+        raise refused(404, f"there is no {told}")
     return array
 
 
