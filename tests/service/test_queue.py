@@ -294,7 +294,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_acceptance_is_on_the_disk_before_it_is_told(queue: Queue) -> None:
-    db = queue._connection()
+    db = queue._db.connection()
     assert db.execute("PRAGMA synchronous").fetchone()[0] == 2
     assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert sqlite3.threadsafety > 0

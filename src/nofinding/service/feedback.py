@@ -2,14 +2,12 @@
 
 import csv
 import io
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from nofinding.errors import UserError
+from nofinding.service.database import Database
 
 __all__ = ["COLUMNS", "COMMENT_LONGEST", "Feedback", "TooManyError", "Verdict", "as_csv"]
 
@@ -38,22 +36,8 @@ class Feedback:
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.time) -> None:
         """Raises UserError where the file is no such table."""
-        self.file, self.clock = file, clock
-        self._local = threading.local()
-        try:
-            self._db().executescript(SCHEMA)
-        except sqlite3.DatabaseError:
-            raise UserError(f"{file}: is no feedback of this program, or is damaged") from None
-
-    def _db(self) -> sqlite3.Connection:
-        if not hasattr(self._local, "db"):
-            db = sqlite3.connect(self.file, timeout=30, isolation_level=None)
-            db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            self._local.db = db
-        connection: sqlite3.Connection = self._local.db
-        return connection
+        self.clock = clock
+        self._db = Database(file, SCHEMA, "feedback")
 
     def add(
         self,
@@ -69,25 +53,28 @@ class Feedback:
         Raises TooManyError where the result has a hundred already.
         """
         said = [result.get(name) for name in ("score", "p_value", "model", "sha256")]
-        made = self._db().execute(
-            f"INSERT INTO feedback ({', '.join(COLUMNS[1:])}) SELECT ?,?,?,?,?,?,?,?,?,? "
-            "WHERE (SELECT count(*) FROM feedback WHERE job = ?) < ?",
-            [self.clock(), job, film, verdict, comment, who, *said, job, MOST],
-        )
+        with self._db.changing() as db:
+            made = db.execute(
+                f"INSERT INTO feedback ({', '.join(COLUMNS[1:])}) SELECT ?,?,?,?,?,?,?,?,?,? "
+                "WHERE (SELECT count(*) FROM feedback WHERE job = ?) < ?",
+                [self.clock(), job, film, verdict, comment, who, *said, job, MOST],
+            )
         if made.rowcount != 1:
             raise TooManyError
         return int(made.lastrowid or 0)
 
     def of(self, job: str) -> list[dict[str, Any]]:
         """All remarks on a result, the first one first."""
-        rows = self._db().execute("SELECT * FROM feedback WHERE job = ? ORDER BY id", [job])
+        rows = self._db.connection().execute(
+            "SELECT * FROM feedback WHERE job = ? ORDER BY id", [job]
+        )
         return [dict(row) for row in rows]
 
     def all(self) -> Iterator[dict[str, Any]]:
         """Every remark, the first one first."""
         last = 0
         while (
-            rows := self._db()
+            rows := self._db.connection()
             .execute("SELECT * FROM feedback WHERE id > ? ORDER BY id LIMIT 500", [last])
             .fetchall()
         ):

@@ -7,16 +7,14 @@ is handed out again, a bounded number of times. Leases count on a clock that nev
 
 import json
 import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from nofinding.errors import UserError
+from nofinding.service.database import Database
 from nofinding.service.plain import finite
 
 __all__ = ["Accepted", "Delivery", "FullError", "Job", "Order", "Queue", "State"]
@@ -27,7 +25,6 @@ TRIES = 2  # a job whose worker died is tried once more
 DIED = "the worker died over it, twice"
 SPARE = 5.0  # seconds from the end of a lease in which its holder's own service may kill it first
 FURTHEST = 7200.0  # seconds; no delivery is put off for longer
-OPENING = 30.0  # seconds that others may take to make the same file
 ORDERS: dict[Order, str] = {
     "made": "made",
     "p_value": "json_extract(result, '$.p_value')",
@@ -115,41 +112,9 @@ class Queue:
         """`capacity` is how many jobs may wait or be worked on, `lease` for how many seconds one is
         held. Raises UserError where the file is no queue or cannot be opened."""
         self.file, self.capacity, self.lease, self.clock = file, capacity, lease, clock
-        self._local = threading.local()
-        # Threads wait here in a row: before the file's lock each would sleep and try again.
-        self._turn = threading.Lock()
         # A monotonic clock starts anew with the machine: leases of another boot have run out.
         self._boot = _boot()
-        try:
-            with self._changing() as db:
-                db.executescript(SCHEMA)
-        except sqlite3.OperationalError as error:
-            raise UserError(f"{file}: cannot be opened or written to ({error})") from None
-        except sqlite3.DatabaseError:
-            raise UserError(f"{file}: is not a queue of this program, or is damaged") from None
-
-    def _connection(self) -> sqlite3.Connection:
-        if not hasattr(self._local, "db"):
-            db = sqlite3.connect(self.file, timeout=30, isolation_level=None)
-            db.row_factory = sqlite3.Row
-            _to_wal(db)
-            db.execute("PRAGMA synchronous=FULL")
-            self._local.db = db
-        connection: sqlite3.Connection = self._local.db
-        return connection
-
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that sees and makes all of its changes, or none."""
-        with self._turn:
-            db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.rollback()
-                raise
-            db.commit()
+        self._db = Database(file, SCHEMA, "a queue")
 
     def offer(
         self, film: str, digest: str, payload: Mapping[str, Any], *, kind: str = "film"
@@ -160,7 +125,7 @@ class Queue:
         film with other content is a job of its own. Raises FullError where too many wait.
         """
         now = time.time()
-        with self._changing() as db:
+        with self._db.changing() as db:
             rows = db.execute(
                 "SELECT * FROM jobs WHERE film = ? AND kind = ? ORDER BY made", [film, kind]
             ).fetchall()
@@ -188,7 +153,7 @@ class Queue:
         film dies with it. What-if questions, at which somebody waits, come before films.
         """
         self.recover()
-        with self._changing() as db:
+        with self._db.changing() as db:
             # Two jobs of one film are not worked on at once: the second is told of the first.
             rows = db.execute(
                 "SELECT id, tries FROM jobs AS own WHERE state = 'waiting' AND NOT EXISTS ("
@@ -213,7 +178,7 @@ class Queue:
     def ready(self) -> tuple[int, float]:
         """How many jobs wait, and for how many seconds the oldest of them has."""
         row = (
-            self._connection()
+            self._db.connection()
             .execute("SELECT count(*) AS n, min(made) AS first FROM jobs WHERE state = 'waiting'")
             .fetchone()
         )
@@ -223,7 +188,7 @@ class Queue:
     def earlier(self, job: Job, pixels: str) -> tuple[bool, str | None]:
         """Whether the job's film was done before with other pixels than those whose SHA-256 is
         `pixels`, and which job did it with these and the same record."""
-        rows = self._connection().execute(
+        rows = self._db.connection().execute(
             "SELECT id, pixels, payload FROM jobs WHERE film = ? AND kind = 'film' AND id != ? "
             "AND state = 'done' AND pixels IS NOT NULL ORDER BY made, id",
             [job.film, job.id],
@@ -250,7 +215,7 @@ class Queue:
     ) -> bool:
         """Keeps the result, and with it to whom it must be sent; False where somebody else has
         the job by now, and nothing is kept."""
-        with self._changing() as db:
+        with self._db.changing() as db:
             # One NaN would make the database refuse to read any list.
             if not _end(db, job, "done", json.dumps(finite(dict(result))), None):
                 return False
@@ -267,12 +232,12 @@ class Queue:
 
     def fail(self, job: Job, why: str) -> bool:
         """Gives up on a job, with a line that says why."""
-        with self._changing() as db:
+        with self._db.changing() as db:
             return _end(db, job, "failed", None, why)
 
     def release(self, job: Job) -> None:
         """Puts a job back that was not begun: a service that stops gives up what it holds."""
-        with self._changing() as db:
+        with self._db.changing() as db:
             db.execute(
                 "UPDATE jobs SET state = 'waiting', tries = tries - 1, lease = NULL "
                 "WHERE id = ? AND state = 'working' AND tries = ?",
@@ -295,14 +260,14 @@ class Queue:
 
     def overdue(self) -> set[str]:
         """The holders of jobs whose lease has run out."""
-        rows = self._connection().execute(
+        rows = self._db.connection().execute(
             "SELECT DISTINCT holder FROM jobs WHERE state = 'working' AND (lease < ? OR boot != ?)",
             [self.clock(), self._boot],
         )
         return {row["holder"] for row in rows}
 
     def _take_back(self, which: str, values: list[Any]) -> int:
-        with self._changing() as db:
+        with self._db.changing() as db:
             db.execute(
                 "UPDATE jobs SET state = 'failed', why = ?, lease = NULL, changed = ? "
                 f"WHERE state = 'working' AND {which} AND tries >= ?",
@@ -317,12 +282,12 @@ class Queue:
 
     def get(self, name: str) -> Job | None:
         """The job of that id, or None."""
-        row = self._connection().execute("SELECT * FROM jobs WHERE id = ?", [name]).fetchone()
+        row = self._db.connection().execute("SELECT * FROM jobs WHERE id = ?", [name]).fetchone()
         return None if row is None else _job(row)
 
     def find(self, film: str) -> list[Job]:
         """All jobs of a film, the first one first."""
-        rows = self._connection().execute(
+        rows = self._db.connection().execute(
             "SELECT * FROM jobs WHERE film = ? ORDER BY made, id", [film]
         )
         return [_job(row) for row in rows]
@@ -338,7 +303,7 @@ class Queue:
     ) -> list[Job]:
         """The films, in that order; those without the value come last."""
         value, turn = ORDERS[order], "DESC" if descending else "ASC"
-        rows = self._connection().execute(
+        rows = self._db.connection().execute(
             "SELECT * FROM jobs WHERE kind = 'film' AND twin IS NULL AND (? IS NULL OR state = ?) "
             f"ORDER BY {value} IS NULL, {value} {turn}, made DESC, id LIMIT ? OFFSET ?",
             [state, state, most, skip],
@@ -348,7 +313,7 @@ class Queue:
     def forget(self, before: float, most: int = 500) -> list[Job]:
         """Deletes films that ended before that time, with nothing left to send, and the what-ifs
         of then; gives what they were."""
-        with self._changing() as db:
+        with self._db.changing() as db:
             rows = db.execute(
                 "SELECT * FROM jobs WHERE state IN ('done', 'failed') AND changed < ? AND NOT "
                 "EXISTS (SELECT 1 FROM deliveries WHERE job = jobs.id AND state = 'waiting') "
@@ -362,18 +327,18 @@ class Queue:
 
     def ids(self) -> set[str]:
         """Of all jobs that there are."""
-        return {row[0] for row in self._connection().execute("SELECT id FROM jobs")}
+        return {row[0] for row in self._db.connection().execute("SELECT id FROM jobs")}
 
     def files(self) -> set[str]:
         """The names of the files that jobs are about."""
-        rows = self._connection().execute("SELECT json_extract(payload, '$.file') FROM jobs")
+        rows = self._db.connection().execute("SELECT json_extract(payload, '$.file') FROM jobs")
         return {row[0] for row in rows if row[0]}
 
     def due(self, now: float, targets: Sequence[str], lease: float = 300.0) -> Delivery | None:
         """What is to be sent to one of these targets now, in seconds since 1970, the longest
         overdue; nobody else gets it for `lease` seconds."""
         marks = ", ".join("?" * len(targets))
-        with self._changing() as db:
+        with self._db.changing() as db:
             row = db.execute(
                 "SELECT id, job, target, tries FROM deliveries WHERE state = 'waiting' "
                 f"AND (due <= ? OR due > ?) AND target IN ({marks}) ORDER BY due, id LIMIT 1",
@@ -393,7 +358,7 @@ class Queue:
         self._deliver(delivery, "failed" if again is None else "waiting", again or 0.0, why)
 
     def _deliver(self, delivery: Delivery, state: str, due: float, why: str | None) -> None:
-        with self._changing() as db:
+        with self._db.changing() as db:
             db.execute(
                 "UPDATE deliveries SET state = ?, due = ?, why = ?, tries = tries + 1 WHERE id = ?",
                 [state, due, why, delivery.id],
@@ -401,21 +366,23 @@ class Queue:
 
     def deliveries(self, job: str) -> list[dict[str, Any]]:
         """To whom a job's result goes, and how far that is: target, state, tries, why."""
-        rows = self._connection().execute(
+        rows = self._db.connection().execute(
             "SELECT target, state, tries, why FROM deliveries WHERE job = ? ORDER BY id", [job]
         )
         return [dict(row) for row in rows]
 
     def delivery_counts(self) -> dict[str, int]:
         """How many deliveries wait, are done and have failed."""
-        rows = self._connection().execute("SELECT state, count(*) FROM deliveries GROUP BY state")
+        rows = self._db.connection().execute(
+            "SELECT state, count(*) FROM deliveries GROUP BY state"
+        )
         return {"waiting": 0, "done": 0, "failed": 0} | {row[0]: row[1] for row in rows}
 
     def finished(self, since: float) -> tuple[float, list[float]]:
         """How many seconds each film took that ended after `since`, in seconds since 1970, from
         its arrival on; and what to ask with next time. Of jobs of the last week."""
         rows = (
-            self._connection()
+            self._db.connection()
             .execute(
                 "SELECT changed, changed - made AS took FROM jobs WHERE state = 'done' "
                 "AND made > ? AND changed > ? AND kind = 'film'",
@@ -428,7 +395,7 @@ class Queue:
     def counts(self, *, listed: bool = False) -> dict[State, int]:
         """How many jobs there are of each state; `listed`: of those alone that `listed` gives."""
         counted: dict[State, int] = {"waiting": 0, "working": 0, "done": 0, "failed": 0}
-        rows = self._connection().execute(
+        rows = self._db.connection().execute(
             "SELECT state, count(*) AS n FROM jobs "
             "WHERE NOT ? OR (kind = 'film' AND twin IS NULL) GROUP BY 1",
             [listed],
@@ -436,20 +403,6 @@ class Queue:
         for row in rows:
             counted[row["state"]] = row["n"]
         return counted
-
-
-def _to_wal(db: sqlite3.Connection) -> None:
-    """Two that open a new file at once: to the second it is locked, and SQLite does not wait."""
-    end = time.monotonic() + OPENING
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not locked or time.monotonic() > end:
-                raise
-            time.sleep(0.01)
 
 
 def _end(
