@@ -146,7 +146,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--record", "nowhere"], "--record nowhere"),
         (["--zone", "Nowhere", "--record", "http://127.0.0.1:1"], "--zone Nowhere"),
         (["--send_fhir", "nowhere"], "nowhere"),
-        (["--model", str(tmp_path)], "could load the model"),
+        (["--model", str(tmp_path)], "holds no model.json"),
     ):
         assert main([*home, *more]) == 2
         told = capsys.readouterr().err.strip().splitlines()

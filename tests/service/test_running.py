@@ -15,7 +15,7 @@ from serving import options_for
 
 
 def test_a_damaged_audit_log_starts_nothing(tmp_path: Path) -> None:
-    options = options_for(tmp_path, tmp_path, workers=0)
+    options = options_for(tmp_path, Path("adult"), workers=0)
     running = Running(options)
     (options.home / "audit.log").write_bytes(b"half a li")
     with pytest.raises(UserError, match=r"audit log .* damaged"), running:

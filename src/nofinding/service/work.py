@@ -31,7 +31,6 @@ from PIL import Image
 from nofinding.data.cache import Once
 from nofinding.data.decode import FilmFile, UnreadableError
 from nofinding.errors import UserError
-from nofinding.run.progress import say
 from nofinding.run.resident import Outcome, Resident
 from nofinding.service.home import Home
 from nofinding.service.intake import identity_of
@@ -313,11 +312,7 @@ def _work(
         lease=options.limit,
         keep_free=round(options.keep_free * 2**30),
     )
-    try:
-        worker = Worker(home, options, name, lookup=make_lookup(), deliver=deliver)
-    except UserError as error:  # a model that cannot be loaded: said in a line, as by any command
-        say(f"nofinding: {error}")
-        raise SystemExit(2) from None
+    worker = Worker(home, options, name, lookup=make_lookup(), deliver=deliver)
     link.send_bytes(b"ready")
     while not link.poll(0 if worker.step() else POLL):
         pass
