@@ -88,7 +88,9 @@ def _answered(path: Path, request: dict[str, Any]) -> Answer:
     return answer(path, request["what"])
 
 
-def _safely(request: dict[str, Any], answered: Callable[[Path, dict[str, Any]], Answer]) -> Answer:
+def _safely(
+    request: dict[str, Any], answered: Callable[[Path, dict[str, Any]], Answer] = _answered
+) -> Answer:
     """An answer, or why there is none. Never a decoder's own words: they may quote the file."""
     try:
         return answered(Path(request["path"]), request)
