@@ -1,4 +1,4 @@
-"""The fuzzing targets still ask what there is to ask: they run by hand, and nobody else would see."""
+"""The fuzzing targets still ask what there is to ask: they are run by hand, and may rot unseen."""
 
 import contextlib
 import importlib.util
