@@ -19,7 +19,6 @@ from nofinding.service.home import Home
 from nofinding.service.intake import offer
 from nofinding.service.options import ServiceOptions
 from nofinding.service.pool import Pool
-from nofinding.service.work import Lookup
 from nofinding.sources.files import NOTHING, Known
 from service import file_of, model_in, numbered, template
 
@@ -32,10 +31,6 @@ def deadly(path: Path) -> Known:
     if KILLS in path.read_bytes():
         os.kill(os.getpid(), signal.SIGKILL)
     return NOTHING
-
-
-def make_deadly() -> Lookup:
-    return deadly
 
 
 def until(what: Callable[[], object]) -> float:
@@ -120,7 +115,7 @@ def main() -> None:
     sent(home, folder, 0, 20)
     sent(home, folder, 20, 1, deadly_one=True)
     sent(home, folder, 21, 20)
-    with Pool(home, options, make_lookup=make_deadly) as pool:
+    with Pool(home, options, lookup=deadly) as pool:
         took_all = until(lambda: sum(home.queue.counts()[s] for s in ("waiting", "working")) == 0)
         counts, deaths = home.queue.counts(), pool.deaths
     rows.append(

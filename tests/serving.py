@@ -11,7 +11,6 @@ from nofinding.service.home import Home
 from nofinding.service.intake import offer
 from nofinding.service.options import ServiceOptions
 from nofinding.service.queue import Accepted
-from nofinding.service.work import Lookup
 from nofinding.sources.examples import Copy
 from nofinding.sources.files import NOTHING, Known
 
@@ -75,14 +74,6 @@ def deadly(path: Path) -> Known:
     if b"KILLS" in path.read_bytes():
         os.kill(os.getpid(), signal.SIGKILL)
     return NOTHING
-
-
-def make_slow() -> Lookup:
-    return slow
-
-
-def make_deadly() -> Lookup:
-    return deadly
 
 
 def until(what: Callable[[], object], seconds: float = 60) -> None:

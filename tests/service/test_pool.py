@@ -14,7 +14,7 @@ import pytest
 from nofinding.errors import UserError
 from nofinding.service.home import Home
 from nofinding.service.pool import Member, Pool
-from serving import dicom_film, make_deadly, make_slow, options_for, send, small_model
+from serving import deadly, dicom_film, options_for, send, slow, small_model
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_film_that_kills_takes_no_other_with_it(tmp_path: Path, model: Path)
         dicom_film(tmp_path / "films", i, StudyDescription=name) for i, name in enumerate(names)
     ]
     jobs = [send(home, film).job for film in films]
-    with Pool(home, options, make_lookup=make_deadly) as pool:
+    with Pool(home, options, lookup=deadly) as pool:
         wait_for(lambda: home.queue.counts()["waiting"] + home.queue.counts()["working"] == 0)
         assert pool.deaths == 2
     ended = [home.queue.get(job.id) for job in jobs]
@@ -68,7 +68,7 @@ def test_a_worker_that_hangs_is_killed_and_its_film_tried_once_more(
     options = options_for(tmp_path, model, limit=6.0)
     home = Home(options.home, keep_free=0, lease=6.0)
     send(home, dicom_film(tmp_path / "films", 0, StudyDescription="HANGS"))
-    with Pool(home, options, make_lookup=make_slow) as pool:
+    with Pool(home, options, lookup=slow) as pool:
         wait_for(lambda: home.queue.counts()["failed"] == 1)
         wait_for(lambda: pool.deaths == 2)
         send(home, dicom_film(tmp_path / "films", 1))
@@ -81,7 +81,7 @@ def test_at_its_end_the_pool_finishes_what_it_holds_or_puts_it_back(
     options = options_for(tmp_path, model)
     home = Home(options.home, keep_free=0)
     send(home, dicom_film(tmp_path / "films", 0, StudyDescription="HANGS"))
-    with Pool(home, options, make_lookup=make_slow, drain=0.5) as pool:
+    with Pool(home, options, lookup=slow, drain=0.5) as pool:
         wait_for(lambda: home.queue.counts()["working"] == 1)
         (worker,) = pool.pids
         begin = time.monotonic()

@@ -213,7 +213,7 @@ def test_a_worker_that_dies_says_of_what_and_quotes_no_film(
     monkeypatch.setattr("nofinding.service.work.Worker", dies)
     options = options_for(tmp_path, tmp_path)
     with pytest.raises(SystemExit) as died:
-        run_worker(options, "w", lambda: None, (), multiprocessing.Pipe()[0])
+        run_worker(options, "w", None, (), multiprocessing.Pipe()[0])
     said = str(died.value.code)
     assert "CANARY" not in said and "\n" not in said
     assert "there is no model" in said or "ValueError at test_work.py:" in said

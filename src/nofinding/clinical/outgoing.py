@@ -1,6 +1,7 @@
 """Objects of ours on their way out, films on their way in: files that are whole or not there."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def outgoing(path: Path) -> Outgoing:
 def streamed(path: Path) -> Iterator[Callable[[bytes], object]]:
     """Writes a file piece by piece: on the disk when the block ends, nowhere if it is left by an
     error. Only its owner may read it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two threads may be writing the same film: each has a file of its own.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

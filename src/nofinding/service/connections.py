@@ -1,6 +1,6 @@
 """Whom the service asks and tells: record systems, archives and peers, as its options name them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nofinding.service.options import ServiceOptions
 from nofinding.service.outbox import Sender
 from nofinding.service.work import Lookup
 
-__all__ = ["make_lookup", "senders", "targets"]
+__all__ = ["lookup_of", "senders", "targets"]
 
 GONE = "the result is no longer in the home"
 
@@ -44,22 +44,16 @@ def senders(options: ServiceOptions) -> Mapping[str, Sender]:
     }
 
 
-def make_lookup(options: ServiceOptions) -> Callable[[], Lookup | None]:
-    """What a worker makes its lookup with. Raises UserError where the options are wrong."""
-    finder, zone = None, zone_of(options.zone)
-    if options.record is not None:
-        asking = Asking(
-            source=options.record,
-            window=options.window,
-            system=options.patient_system,
-            zone=zone,
-        )
-        finder = Finder(asking=asking, fields=known_fields(options.fields_file))
-    return partial(_lookup, finder)
-
-
-def _lookup(finder: Finder | None) -> Lookup | None:
-    return finder
+def lookup_of(options: ServiceOptions) -> Lookup | None:
+    """What finds the record of a film's patient, if it is to be asked for; picklable. Raises
+    UserError where the options are wrong."""
+    zone = zone_of(options.zone)
+    if options.record is None:
+        return None
+    asking = Asking(
+        source=options.record, window=options.window, system=options.patient_system, zone=zone
+    )
+    return Finder(asking=asking, fields=known_fields(options.fields_file))
 
 
 def _objects(home: Home, job: str) -> list[Outgoing]:

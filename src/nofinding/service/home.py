@@ -11,20 +11,21 @@ Only its owner may read it. All of one hospital's service may share one: `serve`
 """
 
 import contextlib
-import hmac
 import os
 import secrets
 import stat
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from nofinding.errors import UserError
 from nofinding.service.audit import AuditLog
 from nofinding.service.durable import write_durably
 from nofinding.service.kept import Results
+from nofinding.service.options import ServiceOptions
 from nofinding.service.queue import Queue
-from nofinding.service.spool import LEFT_OVER, Spool
+from nofinding.service.spool import LEFT_OVER, Spool, pseudonym
 
 __all__ = ["Home"]
 
@@ -58,6 +59,16 @@ class Home:
         except OSError as error:
             raise UserError(f"--home {folder}: {error.strerror}") from None
 
+    @classmethod
+    def of(cls, options: ServiceOptions) -> Self:
+        """The home that the options of a command name. Raises UserError."""
+        return cls(
+            options.home,
+            capacity=options.capacity,
+            lease=options.limit,
+            keep_free=round(options.keep_free * 2**30),
+        )
+
     @cached_property
     def audit(self) -> AuditLog:
         """The audit log, opened when it is first written to."""
@@ -83,8 +94,8 @@ class Home:
         return gone
 
     def pseudonym(self, kind: str, text: str) -> str:
-        """What an id is called everywhere but in the objects that must carry it: 32 hex digits."""
-        return hmac.digest(self.key, f"{kind}|{text}".encode(), "sha256").hex()[:32]
+        """What an id is called in this home (`spool.pseudonym`)."""
+        return pseudonym(self.key, kind, text)
 
 
 def _key(file: Path) -> bytes:

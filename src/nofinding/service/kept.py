@@ -5,7 +5,7 @@
       film.npy             the film as it is shown, uint16, its longer side at most SHOWN
       map.npy, normal.npy  on the model's square, float32
       objects/KIND.dcm     report, picture, map, segmentation: these carry the patient's identity
-      objects/fhir.json    the same for a record system, if one is told
+      objects/fhir.json    the same for a record system, where the film says whose it is
 
 Nothing but `objects` has a name, an id or a date of the patient.
 """

@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -64,11 +64,6 @@ class Member:
             self.link.send_bytes(b"stop")
 
 
-def no_lookup() -> Lookup | None:
-    """No other system is asked."""
-    return None
-
-
 class Pool:
     """`with Pool(...)`: workers are at work; at its end they finish what they hold."""
 
@@ -77,17 +72,17 @@ class Pool:
         home: Home,
         options: ServiceOptions,
         *,
-        make_lookup: Callable[[], Lookup | None] = no_lookup,
+        lookup: Lookup | None = None,
         deliver: Sequence[str] = (),
         drain: float = 30.0,
     ) -> None:
-        """`make_lookup`, which must be picklable, makes what finds records; results go to
-        `deliver`; at the end workers have `drain` seconds to finish what they hold."""
+        """`lookup`, which must be picklable, finds records; results go to `deliver`; at the end
+        workers have `drain` seconds to finish what they hold."""
         self.home, self.drain = home, drain
         cores = os.cpu_count() or 1
         threads = options.threads or max(1, cores // max(1, options.workers))
         self.options = replace(options, threads=threads)
-        self._given = (make_lookup, tuple(deliver))
+        self._given = (lookup, tuple(deliver))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["nofinding.service.work"])
         self._alive = ExitStack()

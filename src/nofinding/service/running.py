@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from nofinding.errors import UserError
 from nofinding.run.shipped import AUTO, model_folder
-from nofinding.service.connections import make_lookup, senders, targets
+from nofinding.service.connections import lookup_of, senders, targets
 from nofinding.service.home import Home
 from nofinding.service.options import ServiceOptions
 from nofinding.service.outbox import Outbox
@@ -30,14 +30,9 @@ class Running:
         if options.model != AUTO and not (model_folder(options.model) / "model.json").is_file():
             raise UserError(f"--model {options.model}: holds no model.json")
         self.options = options
-        self.home = Home(
-            options.home,
-            capacity=options.capacity,
-            lease=options.limit,
-            keep_free=round(options.keep_free * 2**30),
-        )
+        self.home = Home.of(options)
         sent_to = targets(options)
-        self.pool = Pool(self.home, options, make_lookup=make_lookup(options), deliver=sent_to)
+        self.pool = Pool(self.home, options, lookup=lookup_of(options), deliver=sent_to)
         self.outbox = Outbox(self.home, senders(options), sent_to)
         self._stop = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)

@@ -16,7 +16,7 @@ from nofinding.checkpoint import sync_folder
 from nofinding.errors import UserError
 from nofinding.service.durable import write_durably
 
-__all__ = ["LEFT_OVER", "Received", "Spool"]
+__all__ = ["LEFT_OVER", "Received", "Spool", "pseudonym"]
 
 UPLOAD = ".upload-"
 LEFT_OVER = 3600.0
@@ -91,9 +91,14 @@ class Spool:
             raise OSError(errno.ENOSPC, "no space left on the device")
 
     def _named(self, uid: str, digest: str, ending: str) -> Received:
-        film = hmac.digest(self.key, f"film|{uid}".encode(), "sha256").hex()[:32]
+        film = pseudonym(self.key, "film", uid)
         path = self.folder / f"{film}-{digest[:16]}{ending}"
         return Received(path=path, film=film, digest=digest)
+
+
+def pseudonym(key: bytes, kind: str, text: str) -> str:
+    """What an id is called everywhere but in the objects that must carry it: 32 hex digits."""
+    return hmac.digest(key, f"{kind}|{text}".encode(), "sha256").hex()[:32]
 
 
 def _is_there(file: Path) -> bool:

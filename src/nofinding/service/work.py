@@ -277,7 +277,7 @@ def _without_path(error: UserError, path: Path) -> str:
 def run_worker(
     options: ServiceOptions,
     name: str,
-    make_lookup: Callable[[], Lookup | None],
+    lookup: Lookup | None,
     deliver: Sequence[str],
     link: Connection,
 ) -> None:
@@ -286,7 +286,7 @@ def run_worker(
     A pipe, not an event: one who is killed while he looks at an event holds its lock for ever.
     """
     try:
-        _work(options, name, make_lookup, deliver, link)
+        _work(options, name, lookup, deliver, link)
     except UserError as error:
         raise SystemExit(f"nofinding: {error}") from None
     except Exception as error:  # its words may quote a film, and would be printed
@@ -298,7 +298,7 @@ def run_worker(
 def _work(
     options: ServiceOptions,
     name: str,
-    make_lookup: Callable[[], Lookup | None],
+    lookup: Lookup | None,
     deliver: Sequence[str],
     link: Connection,
 ) -> None:
@@ -306,13 +306,7 @@ def _work(
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, options.threads))
-    home = Home(
-        options.home,
-        capacity=options.capacity,
-        lease=options.limit,
-        keep_free=round(options.keep_free * 2**30),
-    )
-    worker = Worker(home, options, name, lookup=make_lookup(), deliver=deliver)
+    worker = Worker(Home.of(options), options, name, lookup=lookup, deliver=deliver)
     link.send_bytes(b"ready")
     while not link.poll(0 if worker.step() else POLL):
         pass
