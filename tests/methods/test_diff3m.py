@@ -185,7 +185,7 @@ def test_loss_weighs_noise_against_regeneration(monkeypatch: pytest.MonkeyPatch)
     parts = made.loss(made.net, batch(), rows, regenerate=True)
     assert parts["noise"].item() == pytest.approx(1.0, rel=0.1)  # E eps^2
     assert parts["regeneration"].item() == pytest.approx(4.0)
-    total = 0.75 * parts["noise"] + 0.25 * parts["regeneration"]
+    total = 0.25 * parts["noise"] + 0.75 * parts["regeneration"]  # eq. 4
     torch.testing.assert_close(parts["loss"], total)
 
 
@@ -240,6 +240,15 @@ def test_paper_preset_is_the_published_size() -> None:
         net = Diff3M(Diff3M.PRESETS["paper-program"], STATS).net
     millions = sum(p.numel() for p in net.parameters()) / 1e6
     assert millions == pytest.approx(290, abs=5)
+
+
+def test_paper_presets_are_the_settings_of_their_tables() -> None:
+    mimic, chexpert = Diff3M.PRESETS["paper"], Diff3M.PRESETS["paper-chexpert"]
+    assert (mimic.score, mimic.noise_level, mimic.record) == ("mse", 400, "full")
+    assert (mimic.base_steps, mimic.train.steps) == (60_000, 70_000)
+    assert (chexpert.score, chexpert.noise_level) == ("max_abs", 600)
+    # One stage from scratch: base_steps 0 leaves every part free to learn.
+    assert (chexpert.base_steps, chexpert.train.steps) == (0, 60_000)
 
 
 def test_blind_encoding_forgets_the_record_on_the_way_up_only() -> None:

@@ -95,8 +95,8 @@ class Diff3MFConfig:
     """Share of training films whose whole record is hidden."""
     drop_entry: float = 0.1
     """Share of the other training films' entries that are hidden."""
-    balance: float = 0.33
-    """lambda: loss = (1 - lambda) * noise loss + lambda * regeneration loss."""
+    balance: float = 0.67
+    """lambda of eq. 4: loss = lambda * noise loss + (1 - lambda) * regeneration loss."""
     compact: bool = True
     """Keep the repairing network's weights in bfloat16: half the file. They are rounded before
     anything is calibrated."""
