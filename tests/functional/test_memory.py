@@ -36,6 +36,13 @@ def test_weights_are_the_softmax_of_cosines_cut_and_normalised() -> None:
     assert address(z, memory, 0.9).abs().max() == 0  # nothing is remembered so well
 
 
+def test_addressing_by_inner_products_heeds_how_long_a_code_is() -> None:
+    z, memory = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    assert address(z, memory, 0.0).tolist() == [[0.5, 0.5]]  # one direction, so one cosine
+    weights = address(z, memory, 0.0, "dot")
+    torch.testing.assert_close(weights, torch.tensor([[2.0, 6.0]]).softmax(1))
+
+
 def test_entropy_is_none_for_one_code_and_most_for_all() -> None:
     w = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
     found = entropy(w)

@@ -60,3 +60,13 @@ def test_x0_and_eps_determine_each_other() -> None:
     x0 = predict_x0(x, eps, level)
     torch.testing.assert_close(predict_eps(x, x0, level), eps, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(add_noise(x0, eps, level), x, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_s_variance_may_be_beta_in_place_of_the_posterior_s() -> None:
+    zero, one = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    a, b = torch.tensor(0.5), torch.tensor(0.8)
+    beta = 1 - a / b
+    larger = ddpm_step(zero, zero, one, a, b, variance="beta")
+    torch.testing.assert_close(larger, beta.sqrt().float().expand(1, 1, 1, 1))
+    smaller = ddpm_step(zero, zero, one, a, b)
+    torch.testing.assert_close(smaller / larger, ((1 - b) / (1 - a)).sqrt().expand(1, 1, 1, 1))

@@ -93,6 +93,41 @@ def test_the_mask_is_what_exceeds_the_threshold_grown() -> None:
     assert torch.equal(made.mask(seen, seen), wanted)
 
 
+def test_the_program_s_mask_is_as_large_in_every_film() -> None:
+    made = detector(mask_from="film", dilate=0)
+    x = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x[1] *= 0.01  # nearly what it is compared with
+    made.distance = lambda x, normal: torch.ones_like(x)  # type: ignore[method-assign]
+    repaired = torch.zeros_like(x)
+    soft = made.soft_map(x, repaired)
+    assert soft.amax((1, 2, 3)).tolist() == [1, 1, 1]  # a share of each film's own residuals
+    top = (x.abs() / 2)[0].quantile(0.95)
+    torch.testing.assert_close(soft[0], (x[0].abs() / 2 / top).clamp_max(1))
+    made.distance = lambda x, normal: x.abs()  # type: ignore[method-assign]
+    shares = made.mask(x, repaired).mean((1, 2, 3))
+    torch.testing.assert_close(shares, torch.full((3,), 0.05), rtol=0, atol=2e-3)
+    assert made.measure(x, generators(0, range(3))) == {}
+
+
+def test_the_program_stitches_from_the_first_repair_and_weighs_by_its_first_map() -> None:
+    made = detector(mask_from="film")
+    asked = sees_grey(made)
+    image, repaired = torch.full((1, 1, 8, 8), 0.8), torch.full((1, 1, 8, 8), -0.4)
+    made.stitched(image, repaired, left_half(image), generators(3, [0]))
+    inside = add_noise(repaired, gaussian((1, 8, 8), generators(3, [0])), made.abar[50])
+    assert torch.equal(asked[0][1], inside)
+    made = detector(mask_from="film")
+    made.fit(Films(TRAIN[:4], STATS, 32), job=Job(progress=False, accelerator="cpu"))
+    batch = Films(TRAIN[:2], STATS, 32).batch(range(2))
+    rows = generators(0, batch.ids)
+    with torch.no_grad():
+        first = made.first_repair(batch.image, rows)
+        soft, scores = made.soft_map(batch.image, first), made.score(batch)
+    assert scores.map is not None and scores.normal is not None
+    gap = (batch.image - scores.normal).abs() / 2
+    torch.testing.assert_close(scores.map, soft * gap, rtol=0, atol=1e-5)
+
+
 def test_the_discrepancy_is_residual_times_perceptual_distance() -> None:
     made = detector()
     x = Films(TRAIN[:2], STATS, 32).batch(range(2)).image

@@ -134,6 +134,16 @@ def test_memae_can_say_only_what_it_remembers() -> None:
     assert (net.encode(x).std(dim=0) > 1e-3).any()
 
 
+def test_memae_of_the_published_programs_addresses_by_inner_products() -> None:
+    assert MemAE.PRESETS["paper-program"].addressing == "dot"
+    made = MemAE(replace(MemAE.PRESETS["tiny"], addressing="dot", shrink=0.0), NO_RECORD)
+    net = made.new_net().eval()
+    x = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        code, (_, weights) = net.encode(x), net.recall(x)
+    torch.testing.assert_close(weights, (code @ net.memory.T).softmax(1))
+
+
 def test_memae_holds_the_entropy_of_its_weights_down() -> None:
     torch.manual_seed(0)
     detector = MemAE(MemAEConfig(**SHAPE, memory=5, shrink=0.1, entropy=0.5), NO_RECORD)

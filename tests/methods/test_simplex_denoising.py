@@ -107,6 +107,26 @@ def test_anoddpm_s_steps_are_those_of_ho_et_al() -> None:
     assert not torch.equal(fresh.reconstruct(image, generators(0, "abc")), normal)
 
 
+def test_anoddpm_of_the_program_clamps_the_film_and_adds_beta(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = AnoDDPM.PRESETS["paper-program"]
+    assert program.clamp and program.variance == "beta"
+    assert not AnoDDPM.PRESETS["paper"].clamp
+    made = AnoDDPM(replace(AnoDDPM.PRESETS["tiny"], clamp=True, variance="beta"), NO_RECORD)
+    given: list[tuple[float, str]] = []
+
+    def step(x, x0, noise, here, there, *, variance):  # type: ignore[no-untyped-def]
+        given.append((float(x0.max()), variance))
+        return x
+
+    monkeypatch.setattr("nofinding.methods.anoddpm.ddpm_step", step)
+    monkeypatch.setattr(made, "look", lambda x, k: (x, torch.full_like(x, 3.0)))
+    image = torch.zeros(1, 1, 32, 32)
+    assert float(made.reconstruct(image, generators(0, [0])).max()) == 1
+    assert given and set(given) == {(1.0, "beta")}
+
+
 def test_pddpm_noises_one_patch_at_a_time_and_leaves_the_rest_untouched() -> None:
     detector = made(PDDPM)
     calls, image = watch(detector), films().image

@@ -12,8 +12,8 @@ from nofinding.errors import UserError
 from nofinding.functional.noise import gaussian, generators
 from nofinding.functional.sampler import add_noise, ddpm_step
 from nofinding.methods.denoising import tiny_denoiser
-from nofinding.methods.thor import THOR, THORConfig
-from nofinding.training import TrainConfig
+from nofinding.methods.thor import THOR, THORConfig, harmonic_mean
+from nofinding.training import Job, TrainConfig
 
 QUICK = tiny_denoiser(train=TrainConfig(steps=2, batch_size=2, warmup=1, ema=0.0))
 ALIKE, UNLIKE = torch.tensor(1e9), torch.tensor(0.0)  # the change that is the mask's 1
@@ -92,6 +92,39 @@ def test_the_mask_is_normalised_closed_and_grown() -> None:
     assert float(closed[0, 0, 5, 2]) == 0
     grown = detector(close=1, dilate=1).mask(found, one)
     assert float(grown[0, 0, 5, 2]) == float(grown[0, 0, 4, 3]) == pytest.approx(0.5)
+
+
+def test_the_program_s_mask_is_half_map_and_half_region() -> None:
+    made = detector(mask_from="film", close=1, dilate=1)
+    own = torch.zeros(1, 1, 12, 12)
+    own[..., 5, 3], own[..., 5, 5] = 1.0, 1.0
+    region = made.region(own)[0, 0]
+    assert float(region[5, 3]) == 1 and float(region[5, 4]) == 0.5  # closed between them
+    assert float(region[4, 3]) == float(region[5, 2]) == 0.5 and float(region[5, 1]) == 0
+
+
+def test_the_program_s_map_is_1_at_the_film_s_largest_change() -> None:
+    made = detector(mask_from="film")
+    made.distance = lambda x, normal: torch.full_like(x, 0.5)  # type: ignore[method-assign]
+    x = torch.zeros(2, 1, 8, 8)
+    x[0, 0, 1, 1], x[0, 0, 2, 2], x[1, 0, 3, 3] = 0.8, 0.4, 0.01
+    own = made.own_map(x, torch.zeros_like(x))
+    assert own.amax((1, 2, 3)).tolist() == [1, 1]  # of each film, not of the batch
+    assert float(own[0, 0, 2, 2]) == pytest.approx(0.5)
+
+
+def test_the_program_joins_its_levels_by_their_harmonic_mean() -> None:
+    a, b = torch.tensor([[[[1.0, 0.5, 0.0]]]]), torch.tensor([[[[1.0, 0.25, 0.7]]]])
+    assert harmonic_mean([a, b]).flatten().tolist() == pytest.approx([1, 1 / 3, 0])
+    made = detector(mask_from="film", close=0, dilate=0)
+    made.fit(Films(TRAIN[:4], STATS, 32), job=Job(progress=False, accelerator="cpu"))
+    batch = Films(TRAIN[:2], STATS, 32).batch(range(2))
+    maps: list[Tensor] = []
+    with torch.no_grad():
+        made.repair(batch.image, generators(0, batch.ids), lambda k, found: ALIKE, maps)
+        scores = made.score(batch)
+    assert len(maps) == 3 and scores.map is not None
+    torch.testing.assert_close(scores.map, harmonic_mean(maps))
 
 
 def test_each_level_has_a_scale_of_its_own_that_follows_from_the_levels_before() -> None:

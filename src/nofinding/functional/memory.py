@@ -1,12 +1,16 @@
 """Which of the remembered codes stand for a film (Gong et al. 2019, arXiv:1904.02639, MemAE; with
 few of them chosen by rank, Xiang et al. 2023, arXiv:2111.13495, SQUID)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["address", "enqueue", "entropy", "gumbel_shrink", "hard_shrink", "recall"]
+__all__ = ["Similarity", "address", "enqueue", "entropy", "gumbel_shrink", "hard_shrink", "recall"]
+
+Similarity = Literal["cosine", "dot"]
 
 LEAST = 1e-12  # below this a sum of weights is none
 
@@ -21,12 +25,20 @@ def hard_shrink(w: Float[Tensor, "b n"], threshold: float) -> Float[Tensor, "b n
 
 
 def address(
-    z: Float[Tensor, "b c"], memory: Float[Tensor, "n c"], threshold: float
+    z: Float[Tensor, "b c"],
+    memory: Float[Tensor, "n c"],
+    threshold: float,
+    similarity: Similarity = "cosine",
 ) -> Float[Tensor, "b n"]:
     """How much each remembered code counts: softmax of cosines (eqs. 4 and 5), the small ones cut
-    off (eq. 7), the rest summing to 1; all 0 where every weight was small."""
-    cosine = F.normalize(z, dim=1) @ F.normalize(memory, dim=1).T
-    return F.normalize(hard_shrink(cosine.softmax(dim=1), threshold), p=1, dim=1, eps=LEAST)
+    off (eq. 7), the rest summing to 1; all 0 where every weight was small.
+
+    `dot`: softmax of inner products, as the published programs compute it.
+    """
+    if similarity == "cosine":
+        z, memory = F.normalize(z, dim=1), F.normalize(memory, dim=1)
+    weights = (z @ memory.T).softmax(dim=1)
+    return F.normalize(hard_shrink(weights, threshold), p=1, dim=1, eps=LEAST)
 
 
 def entropy(w: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:

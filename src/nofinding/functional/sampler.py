@@ -1,5 +1,7 @@
 """Steps along the diffusion. abar may be a number a row: it is broadcast over the pixels."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,9 +47,21 @@ def ddim_step(x0: Image, eps: Image, abar_to: Level) -> Image:
     return add_noise(x0, eps, abar_to)
 
 
-def ddpm_step(x: Image, x0: Image, noise: Image, abar_from: Level, abar_to: Level) -> Image:
-    """A draw from q(x_to | x, x0), the Gaussian posterior (Ho et al. 2020, eq. 6 and 7)."""
+def ddpm_step(
+    x: Image,
+    x0: Image,
+    noise: Image,
+    abar_from: Level,
+    abar_to: Level,
+    *,
+    variance: Literal["posterior", "beta"] = "posterior",
+) -> Image:
+    """A draw from q(x_to | x, x0), the Gaussian posterior (Ho et al. 2020, eq. 6 and 7).
+
+    `variance`: that of the posterior, or the larger beta of the step (both in their section 3.2).
+    """
     a, b = _over(abar_from, x), _over(abar_to, x)
     beta = 1 - a / b
     mean = (b.sqrt() * beta / (1 - a)).to(x) * x0 + ((a / b).sqrt() * (1 - b) / (1 - a)).to(x) * x
-    return mean + (beta * (1 - b) / (1 - a)).sqrt().to(x) * noise
+    spread = beta if variance == "beta" else beta * (1 - b) / (1 - a)
+    return mean + spread.sqrt().to(x) * noise

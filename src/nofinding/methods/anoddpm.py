@@ -7,7 +7,7 @@ needs to go a quarter of the way only, which keeps what is normal in place.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -59,8 +59,30 @@ class AnoDDPMConfig:
     """Steps that one call denoises; 1 as published."""
     step_noise: Literal["gaussian", "simplex"] = "gaussian"
     """The fresh noise of each step on the way back."""
+    clamp: bool = False
+    """Clamp the clean film that the network sees to the grey levels there are, at every step."""
+    variance: Literal["posterior", "beta"] = "posterior"
+    """Variance of each step on the way back: of the posterior, or the schedule's beta, which is
+    larger (Ho et al. 2020, section 3.2)."""
     score: Residual = "mse"
     """Which of the parts is the score. All are reported."""
+
+
+def _published() -> AnoDDPMConfig:
+    return AnoDDPMConfig(
+        image_size=256,
+        net=DenoiserConfig(
+            width=128,
+            multipliers=(1, 1, 2, 2, 4, 4),
+            res_blocks=2,
+            attention_at=(16, 8),
+            heads=2,
+            norm_groups=32,
+            # 3,000 epochs at one film a batch, counted for 100 films.
+            train=TrainConfig(steps=300_000, batch_size=1, lr=1e-4, checkpoint_every=1000),
+        ),
+        stride=1,
+    )
 
 
 class AnoDDPM(SimplexDenoising):
@@ -75,32 +97,22 @@ class AnoDDPM(SimplexDenoising):
         "denoised step by step, and the squared difference is the map.",
         program="Every octave is a slice of three-dimensional OpenSimplex noise at the height "
         "t; one slice is drawn and repeated over the batch, without scaling it to the unit "
-        "variance that the schedule counts on. The steps back add Gaussian noise unless told "
-        "otherwise. Batches hold one slice, for 3,000 epochs.",
+        "variance that the schedule counts on. The steps back clamp the clean film to "
+        "[-1, 1] and add Gaussian noise of variance beta by default. Batches hold one slice, for "
+        "3,000 epochs.",
         ours="Every film has noise of its own, from its id, of two-dimensional OpenSimplex at a "
         "random place, scaled to unit variance: a batch that shares its noise would make a score "
         "depend on its neighbours. The starting frequency is kept as a share of the side, and "
         "octaves that the pixels cannot show are left out. The small preset, at 32 pixels, "
-        "takes 25 steps of the schedule at once.",
+        "takes 25 steps of the schedule at once. `paper-program` clamps and uses beta as the "
+        "program does; the others draw from the posterior.",
     )
     Config: ClassVar[type] = AnoDDPMConfig
     PRESETS: ClassVar[Mapping[str, AnoDDPMConfig]] = {
         "tiny": AnoDDPMConfig(net=tiny_denoiser(), stride=50),
         "small": AnoDDPMConfig(),
-        "paper": AnoDDPMConfig(
-            image_size=256,
-            net=DenoiserConfig(
-                width=128,
-                multipliers=(1, 1, 2, 2, 4, 4),
-                res_blocks=2,
-                attention_at=(16, 8),
-                heads=2,
-                norm_groups=32,
-                # 3,000 epochs at one film a batch, counted for 100 films.
-                train=TrainConfig(steps=300_000, batch_size=1, lr=1e-4, checkpoint_every=1000),
-            ),
-            stride=1,
-        ),
+        "paper": _published(),
+        "paper-program": replace(_published(), clamp=True, variance="beta"),
     }
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
@@ -123,8 +135,19 @@ class AnoDDPM(SimplexDenoising):
         x = add_noise(image, self.noise(shape, rows).to(image), self.abar[self.steps[0]])
         for here, there in zip(self.steps, self.steps[1:], strict=False):
             _, x0 = self.look(x, here)
-            x = ddpm_step(x, x0, fresh(shape, rows).to(x), self.abar[here], self.abar[there])
-        return self.look(x, self.steps[-1])[1]  # q(x_0 | x, x0) is x0 itself
+            x0 = self._clamped(x0)
+            x = ddpm_step(
+                x,
+                x0,
+                fresh(shape, rows).to(x),
+                self.abar[here],
+                self.abar[there],
+                variance=self.config.variance,
+            )
+        return self._clamped(self.look(x, self.steps[-1])[1])  # q(x_0 | x, x0) is x0 itself
+
+    def _clamped(self, x0: Image) -> Image:
+        return x0.clamp(-1, 1) if self.config.clamp else x0
 
     @torch.no_grad()
     def score(self, batch: Batch, *, seed: int = 0) -> Scores:

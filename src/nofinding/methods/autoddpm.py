@@ -7,9 +7,9 @@ makes both parts fit, going back and forth (RePaint, Lugmayr et al. 2022, arXiv:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -28,6 +28,8 @@ from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["AutoDDPM", "AutoDDPMConfig"]
 
+FLAT = 1e-9  # a film that comes back whole has no scale of its own
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoDDPMConfig:
@@ -41,8 +43,11 @@ class AutoDDPMConfig:
     """Noise level that the first repair begins at."""
     steps: int = 5
     """Calls of the network in the first repair, at levels evenly spread."""
+    mask_from: Literal["normals", "film"] = "normals"
+    """What sets the mask's threshold: the pixels of normal training films, or, as in the published
+    program, those of the film itself, so that every film has as large a mask."""
     percentile: float = 95.0
-    """Share of the pixels of normal films, in percent, that the mask leaves out."""
+    """Share of the pixels of normal films, or of the film, in percent, that the mask leaves out."""
     dilate: int = 1
     """Pixels by which the mask grows."""
     stitch_start: int = 50
@@ -53,6 +58,25 @@ class AutoDDPMConfig:
     """Calls at each of them: after all but the last one noise is added back."""
     perceptual_size: int = 64
     """Side at which the perceptual network sees the films, in pixels."""
+
+
+def _published() -> AutoDDPMConfig:
+    return AutoDDPMConfig(
+        image_size=128,
+        net=DenoiserConfig(
+            width=128,
+            multipliers=(1, 2, 2),
+            res_blocks=2,
+            attention_at=(32,),
+            norm_groups=32,
+            train=TrainConfig(steps=100_000, batch_size=8, lr=1e-4),
+        ),
+        steps=200,
+        dilate=3,
+        stitch_steps=50,
+        resamplings=5,
+        perceptual_size=128,
+    )
 
 
 class AutoDDPM(Repairing):
@@ -67,12 +91,17 @@ class AutoDDPM(Repairing):
         "is the mask, dilated. The film under noise outside the mask and the first repair inside "
         "it then go from t = 50 down together, each step re-sampled 5 times. The map is the "
         "residual from that, inside the mask.",
-        program="Not consulted beyond these settings.",
+        program="Threshold and scale come from each film: the residual over its own 95th "
+        "percentile, clipped to 1, times LPIPS is the first map; what exceeds that map's 95th "
+        "percentile is the mask, grown by a pixel. The second repair begins at the first one "
+        "everywhere, with 4 re-samplings. The map is the residual from the second repair times "
+        "the first map, over the whole film; the score is its mean.",
         ours="The threshold is the 95th percentile over the pixels of at most 32 training films, "
         "the same ones that the denoiser learnt from, so that a denoiser can be shared between "
         "methods. LPIPS has no learned weights and EfficientNet-Lite0 for its network. By default "
         "11 calls instead of 450: 5 levels in the first repair, 2 with 3 re-samplings in the "
-        "second. The score of a film, which the paper does not need, is the mean of the map.",
+        "second. The score of a film, which the paper does not need, is the mean of the map. "
+        "`paper-program` follows the program in all of this (mask_from `film`).",
     )
     Config: ClassVar[type] = AutoDDPMConfig
     PRESETS: ClassVar[Mapping[str, AutoDDPMConfig]] = {
@@ -80,22 +109,8 @@ class AutoDDPM(Repairing):
             net=tiny_denoiser(), steps=3, stitch_steps=2, resamplings=2, perceptual_size=32
         ),
         "small": AutoDDPMConfig(),
-        "paper": AutoDDPMConfig(
-            image_size=128,
-            net=DenoiserConfig(
-                width=128,
-                multipliers=(1, 2, 2),
-                res_blocks=2,
-                attention_at=(32,),
-                norm_groups=32,
-                train=TrainConfig(steps=100_000, batch_size=8, lr=1e-4),
-            ),
-            steps=200,
-            dilate=3,
-            stitch_steps=50,
-            resamplings=5,
-            perceptual_size=128,
-        ),
+        "paper": _published(),
+        "paper-program": replace(_published(), mask_from="film", dilate=1, resamplings=4),
     }
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
@@ -138,7 +153,9 @@ class AutoDDPM(Repairing):
             return add_noise(film, noise, self.left(k))
 
         path = levels(self.config.stitch_start, self.config.stitch_steps)
-        x = mask * at(repaired, path[0]) + (1 - mask) * at(image, path[0])
+        x = at(repaired, path[0])
+        if self.config.mask_from == "normals":
+            x = mask * x + (1 - mask) * at(image, path[0])
         for k, to in pairwise([*path, None]):
             assert k is not None
             for again in reversed(range(self.config.resamplings)):
@@ -152,13 +169,31 @@ class AutoDDPM(Repairing):
         return x
 
     def measure(self, image: Image, rows: Sequence[Generator]) -> dict[str, Tensor]:
-        """The discrepancy from a first repair that few pixels of normal films exceed."""
+        """The discrepancy from a first repair that few pixels of normal films exceed; nothing
+        where each film sets its own threshold."""
+        if self.config.mask_from == "film":
+            return {}
         found = self.discrepancy(image, self.first_repair(image, rows))
         return {"threshold": found.quantile(self.config.percentile / 100)}
 
+    def soft_map(self, image: Image, repaired: Image) -> Image:
+        """The published program's first map: the residual as a share of the film's own percentile,
+        at most 1, times the perceptual distance."""
+        residual = (image - repaired.clamp(-1, 1)).abs() / 2
+        top = self.own_percentile(residual)
+        return (residual / top.clamp_min(FLAT)).clamp_max(1) * self.distance(image, repaired)
+
+    def own_percentile(self, maps: Image) -> Tensor:
+        """Of each film's pixels, (b, 1, 1, 1)."""
+        return maps.flatten(1).quantile(self.config.percentile / 100, dim=1)[:, None, None, None]
+
     def mask(self, image: Image, repaired: Image) -> Image:
-        """1 where the first repair changed more than that, and around it; else 0."""
-        beyond = self.discrepancy(image, repaired) > self.scales["threshold"].to(image)
+        """1 where the first repair changed more than the threshold, and around it; else 0."""
+        if self.config.mask_from == "film":
+            soft = self.soft_map(image, repaired)
+            beyond = soft > self.own_percentile(soft).clamp_max(1)
+        else:
+            beyond = self.discrepancy(image, repaired) > self.scales["threshold"].to(image)
         return dilate(beyond.to(image), self.config.dilate)
 
     @torch.no_grad()
@@ -171,7 +206,11 @@ class AutoDDPM(Repairing):
         repaired = self.first_repair(image, rows)
         mask = self.mask(image, repaired)
         normal = self.stitched(image, repaired, mask, rows)
-        found = (mask * (image - normal).abs() / 2).cpu()
+        if self.config.mask_from == "film":
+            found = self.soft_map(image, repaired) * (image - normal.clamp(-1, 1)).abs() / 2
+        else:
+            found = mask * (image - normal).abs() / 2
+        found = found.cpu()
         parts = {
             "mean": found.mean((1, 2, 3)),
             "max": found.amax((1, 2, 3)),

@@ -103,7 +103,8 @@ class LDMOOD(LatentDiffusion):
         program=(
             "MONAI's networks, with a discriminator weight of 0.01 and Adam at 3e-4 and 2.5e-5; "
             "latents are scaled by a number given by hand. The sampler is not reset between two "
-            "starts. In 3-D, LPIPS is averaged over slices."
+            "starts. In 3-D, LPIPS "
+            "is taken along the three axes, but only that along the last one is kept."
         ),
         ours=(
             "MONAI's networks, without the patch discriminator: it needs a second optimiser that "

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
-from nofinding.functional.memory import entropy
+from nofinding.functional.memory import Similarity, entropy
 from nofinding.methods.ae import AE, OPTIMISER, TINY, AEConfig, as_published
 from nofinding.methods.protocol import Notes
 from nofinding.nets.autoencoder import MemoryAutoencoder
@@ -30,6 +30,9 @@ class MemAEConfig(AEConfig):
     shrink: float = 0.04
     """Weights up to this become 0, so that few codes must do. The paper has 1 to 3 times
     1 / memory; 0: all codes may help."""
+    addressing: Similarity = "cosine"
+    """How a code is compared with the remembered ones: by cosine (the paper's eq. 5), or by inner
+    product (the published programs)."""
     entropy: float = 2e-4
     """Weight of the entropy of the weights, against the mean squared residual."""
 
@@ -44,16 +47,19 @@ class MemAE(AE):
         paper="The code of a film is replaced by a mixture of remembered codes: weights are the "
         "softmax of cosines, those below a threshold of 1 to 3 over the number of codes are cut "
         "off, the rest is normalised; the entropy of the weights is held down by 2e-4.",
-        program="DDAD's program remembers 25 codes of 16 numbers and sets the threshold to 0.",
+        program="The authors' program and DDAD's address the memory by inner products, not by "
+        "cosines. DDAD's remembers 25 codes of 16 numbers and sets the threshold to 0.",
         ours=f"{OPTIMISER} DDAD's memory with the paper's threshold, 1 / 25; the preset "
-        "`paper-program` has none.",
+        "`paper-program` has none, and addresses by inner products.",
     )
     Config: ClassVar[type] = MemAEConfig
     PRESETS: ClassVar[Mapping[str, MemAEConfig]] = {
         "tiny": MemAEConfig(**TINY),
         "small": MemAEConfig(),
         "paper": MemAEConfig(epochs=250, train=as_published(steps=1, lr=5e-4)),
-        "paper-program": MemAEConfig(epochs=250, shrink=0.0, train=as_published(steps=1, lr=5e-4)),
+        "paper-program": MemAEConfig(
+            epochs=250, shrink=0.0, addressing="dot", train=as_published(steps=1, lr=5e-4)
+        ),
     }
 
     def __init__(self, config: MemAEConfig, stats: EhrStats) -> None:
@@ -66,7 +72,9 @@ class MemAE(AE):
     def new_net(self) -> MemoryAutoencoder:
         """A network that has seen nothing."""
         c = self.config
-        return MemoryAutoencoder(memory=c.memory, shrink=c.shrink, **self.shape())
+        return MemoryAutoencoder(
+            memory=c.memory, shrink=c.shrink, similarity=c.addressing, **self.shape()
+        )
 
     def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
         """The mean squared residual, and the entropy of the memory's weights. Draws nothing."""

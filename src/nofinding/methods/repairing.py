@@ -102,10 +102,14 @@ class Repairing(Denoising):
 
         The perceptual network sees both films at `config.perceptual_size` pixels.
         """
+        return self.distance(x, normal) * (x - normal).abs() / 2
+
+    def distance(self, x: Image, normal: Image) -> Image:
+        """The perceptual distance at every pixel."""
         network = self.perceptual.to(x.device)
         side = self.config.perceptual_size
         found = network.map(grown(x, side), grown(normal.clamp(-1, 1), side))
-        return grown(found, x.shape[-1]) * (x - normal).abs() / 2
+        return grown(found, x.shape[-1])
 
     def state(self) -> dict[str, Tensor]:
         """The denoiser, and the scales."""

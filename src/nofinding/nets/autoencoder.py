@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nofinding.functional.memory import address
+from nofinding.functional.memory import Similarity, address
 
 __all__ = ["Autoencoder", "MemoryAutoencoder", "VariationalAutoencoder"]
 
@@ -107,19 +107,25 @@ class MemoryAutoencoder(Autoencoder):
     """Decodes a mixture of remembered codes, not the film's own (Gong et al. 2019, MemAE)."""
 
     def __init__(
-        self, *, latent: int = 16, memory: int = 25, shrink: float = 0.04, **shape: Any
+        self,
+        *,
+        latent: int = 16,
+        memory: int = 25,
+        shrink: float = 0.04,
+        similarity: Similarity = "cosine",
+        **shape: Any,
     ) -> None:
-        """`memory`: codes that are remembered. `shrink`: weights up to this become 0. `shape`: as
-        of Autoencoder."""
+        """`memory`: codes that are remembered. `shrink`: weights up to this become 0. `similarity`:
+        how a code is compared with them. `shape`: as of Autoencoder."""
         super().__init__(latent=latent, **shape)
         self.memory = nn.Parameter(torch.empty(memory, latent).uniform_(-1, 1) * latent**-0.5)
-        self.shrink = shrink
+        self.shrink, self.similarity = shrink, similarity
 
     def recall(
         self, x: Float[Tensor, "b 1 h w"]
     ) -> tuple[Float[Tensor, "b outputs h w"], Float[Tensor, "b n"]]:
         """The film as the memory has it, and the weights of the remembered codes."""
-        weights = address(self.encode(x), self.memory, self.shrink)
+        weights = address(self.encode(x), self.memory, self.shrink, self.similarity)
         return self.decode(weights @ self.memory), weights
 
     def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b outputs h w"]:
