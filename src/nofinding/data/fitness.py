@@ -105,7 +105,10 @@ def _kinds(header: Mapping[str, str], sop_class: str, needs: Needs) -> Iterator[
     named = "modality" in header or Needs.VIEW in needs
     if named and other_modality(header.get("modality", ""), sop_class):
         yield "neither CR nor DX"
-    if sop_class not in IMAGES and (sop_class or needs):
+    # A secondary capture that is CR or DX by its own word is what RSNA publishes: films of a
+    # publisher's list, and films that a user names, may be such.
+    allowed = not needs and (capture or not sop_class)
+    if sop_class not in IMAGES and not allowed:
         yield "neither a CR nor a DX image"
     if "LOCALIZER" in header.get("image_type", "").upper():
         yield "a localiser"
