@@ -80,7 +80,8 @@ def test_an_empty_table_leaves_the_window() -> None:
 
 def test_values_beyond_the_stored_bits_are_cut_alike_and_flagged() -> None:
     native, packed = (
-        FilmFile(case(f"overlay-bits/stored10-data12-{form}")).decode() for form in ("native", "j2k")
+        FilmFile(case(f"overlay-bits/stored10-data12-{form}")).decode()
+        for form in ("native", "j2k")
     )
     np.testing.assert_array_equal(native.pixels, packed.pixels)
     assert native.flags == packed.flags and "beyond the bits" in native.flags[0]
@@ -134,8 +135,9 @@ def test_the_headers_own_word_refuses_in_score_serve_and_study(
     assert f"by its own header ({why})" in capsys.readouterr().err and not out.exists()
     assert main([*run, "--gate", "flag"]) == 0
     (row,) = csv.DictReader((out / "scores.csv").open(encoding="utf-8"))
-    assert row["score"] and f"gate: it is no frontal chest film by its own header ({why})" in (
-        row["flags"]
+    assert (
+        row["score"]
+        and f"gate: it is no frontal chest film by its own header ({why})" in (row["flags"])
     )
     (outcome,) = Resident(str(model))(file_records([file], [], FIELDS))  # of serve and listen
     assert outcome.result is None and why in outcome.refused
@@ -154,7 +156,9 @@ def test_a_cohort_leaves_out_what_score_refuses(tmp_path: Path) -> None:
     key.write_text("0123456789abcdef")
     key.chmod(0o600)
     out = tmp_path / "cohort"
-    assert main(["cohort", f"dicom:{tmp_path / 'films'}", "--key", str(key), "--out", str(out)]) == 0
+    assert (
+        main(["cohort", f"dicom:{tmp_path / 'films'}", "--key", str(key), "--out", str(out)]) == 0
+    )
     (film,) = SOURCES["cohort"].read(str(out), FIELDS)
     assert film.pixels.path.stem == "frontal"  # type: ignore[attr-defined]
 

@@ -10,7 +10,17 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["Batch", "Decoded", "Lesion", "Pixels", "Record", "Scores", "Split", "Supervision", "View"]
+__all__ = [
+    "Batch",
+    "Decoded",
+    "Lesion",
+    "Pixels",
+    "Record",
+    "Scores",
+    "Split",
+    "Supervision",
+    "View",
+]
 
 # A film is (h, w), a volume (d, h, w): slices from the feet up, rows from front to back, columns
 # from the patient's right to the left, so that a slice looks as radiologists hang it.

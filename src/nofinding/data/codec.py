@@ -33,6 +33,7 @@ __all__ = ["answer", "main", "serve"]
 
 Answer = tuple[dict[str, Any], bytes | memoryview]
 
+
 def answer(path: Path, what: str, greys: str = "") -> Answer:
     """What the file says of itself ("header"; "identity"; both, "about"; or all that a cohort is
     chosen by, "study"), its pixels ("pixels"), or, of a NIfTI file, its voxels ("volume") or where

@@ -147,9 +147,12 @@ def _stored(elements: Elements) -> _Stored:
         raise FilmError("has its values at an impossible place in their words")
     flags = () if elements.value("PixelRepresentation") is not None else (UNSIGNED,)
     words = _words(elements, allocated)
-    signed = _signed(elements)
+    signed, pads = _signed(elements), _pads(elements)
+    if not signed and not int(words.max()) >> top:  # as nearly every film: nothing to cut
+        plain = words >> (top - bits) if top > bits else words
+        padding = None if pads is None else _within(plain, pads) | _within(words, pads)
+        return _Stored(plain, padding, flags)
     values = np.empty(words.shape, np.int16 if signed else words.dtype)
-    pads = _pads(elements)
     padding = None if pads is None else np.zeros(words.shape, np.bool_)
     beyond = False
     for start in range(0, len(words), ROWS):
@@ -213,7 +216,5 @@ def _pads(elements: Elements) -> tuple[int, int] | None:
     return int(min(one, other)), int(max(one, other))
 
 
-def _within(
-    values: Integer[np.ndarray, "h w"], bounds: tuple[int, int]
-) -> Bool[np.ndarray, "h w"]:
+def _within(values: Integer[np.ndarray, "h w"], bounds: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     return (values >= bounds[0]) & (values <= bounds[1])

@@ -39,13 +39,11 @@ def identity_of(path: Path) -> Identity:
     except UserError as error:
         reason = str(error).removeprefix(f"{path} ")
         raise UserError(f"the film {reason}") from None
-    if "Value" in told.get(SOP_INSTANCE, {}):
-        known = bool(identity_in(told).uid)
-    else:
-        known = ROWS in told  # a publisher may take the UID out; what is no film has no rows
-    if not known:
+    found, stated = identity_in(told), "Value" in told.get(SOP_INSTANCE, {})
+    # a publisher may take the UID out; what is no film has no rows
+    if not (found.uid if stated else ROWS in told):
         raise UserError("the film has no SOP Instance UID")
-    return identity_in(told)
+    return found
 
 
 def identity_in(told: Mapping[str, Any]) -> Identity:

@@ -169,9 +169,7 @@ class Worker:
         once = Once(film)
         record = replace(record, pixels=once, flags=(*record.flags, *payload.get("flags", ())))
         given = {name: sources.get(name, "fhir") for name in record.ehr}
-        return Taken(
-            job=job, record=record, path=path, film=once, sources=given, identity=identity
-        )
+        return Taken(job=job, record=record, path=path, film=once, sources=given, identity=identity)
 
     def _keep(self, one: Taken, outcome: Outcome, seconds: float) -> None:
         queue, job = self.home.queue, one.job

@@ -35,8 +35,9 @@ def read_headers(assembly: Assembly, paths: str) -> None:
 
     Its columns are those of `data.dicom.study`, with `taken` as a time, `facing` (PA, AP, NULL
     where only PatientOrientation says that a film is frontal), `years` and `age_flag` (the age by
-    `data.patient_age`) and `unfit`: why the file is left out (`data.fitness`), or NULL. Of files with one SOP Instance UID the first is kept where all are equal, none
-    where they are not. A DICOMDIR is passed over.
+    `data.patient_age`) and `unfit`: why the file is left out (`data.fitness`), or NULL. Of files
+    with one SOP Instance UID the first is kept where all are equal, none where they are not. A
+    DICOMDIR is passed over.
     """
     titles = ", ".join(f"{name} VARCHAR" for name in ("path", *COLUMNS, *MADE))
     assembly.run(f"CREATE OR REPLACE TABLE headers ({titles}, years DOUBLE)")
