@@ -2,7 +2,6 @@
 
 import csv
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +165,9 @@ def test_a_cohort_leaves_out_what_score_refuses(tmp_path: Path) -> None:
 def test_an_unreadable_height_counts_as_absent_everywhere(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("highdicom")
     file = tmp_path / "film.dcm"
-    shutil.copy(case("header/size_1,75"), file)
+    data = dcmread(case("header/size_1,75"))
+    data.StudyInstanceUID, data.SeriesInstanceUID = "1.2.3", "1.2.3.4"  # an object needs them
+    data.save_as(file)
     assert main(["score", str(file), "--model", str(model), "--out", str(tmp_path / "s")]) == 0
     (row,) = csv.DictReader((tmp_path / "s" / "scores.csv").open(encoding="utf-8"))
     assert "height: what the file's header says cannot be used" in row["flags"]
