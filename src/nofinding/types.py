@@ -4,13 +4,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["Batch", "Lesion", "Pixels", "Record", "Scores", "Split", "Supervision", "View"]
+__all__ = [
+    "Batch",
+    "Decoded",
+    "Lesion",
+    "Pixels",
+    "Record",
+    "Scores",
+    "Split",
+    "Supervision",
+    "View",
+]
 
 # A film is (h, w), a volume (d, h, w): slices from the feet up, rows from front to back, columns
 # from the patient's right to the left, so that a slice looks as radiologists hang it.
@@ -18,6 +28,16 @@ Pixels: TypeAlias = Float[np.ndarray, "*d h w"]  # float32 in [0, 1], dense tiss
 Lesion: TypeAlias = Bool[np.ndarray, "*d h w"]  # True on the finding, on the grid of the pixels
 View: TypeAlias = Literal["PA", "AP"]
 Split: TypeAlias = Literal["train", "val", "test"]
+
+
+class Decoded(NamedTuple):
+    """A film out of its file, and what the file says of it."""
+
+    pixels: Pixels
+    flags: tuple[str, ...] = ()
+    """What of the file cannot be used, or was assumed: "film: 12 of its 16 bits are in use"."""
+    objection: str | None = None
+    """Why it is no frontal chest film by its own header: "another body part than the chest"."""
 
 
 class Supervision(StrEnum):

@@ -152,7 +152,8 @@ def test_a_frame_of_another_size_than_its_header_is_refused(tmp_path: Path) -> N
     ("tags", "said"),
     [
         ({"Modality": "CT"}, "modality CT; CR and DX"),
-        ({"Modality": None}, "modality not stated"),
+        ({"Modality": None, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "modality not stated"),
+        ({"Modality": "CR\\MG"}, r"modality CR\\MG; CR and DX"),
         ({"Modality": "SOMEBODY SECRET"}, "modality not stated"),
         ({"NumberOfFrames": 2}, "more than one frame"),
         ({"PhotometricInterpretation": "RGB"}, "MONOCHROME"),

@@ -53,16 +53,27 @@ def test_the_instance_and_the_patient_are_read_in_the_child(tmp_path: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("uid", [None, "CANARY", "1.2.CANARY", "1." * 40 + "1"])
-def test_a_film_without_an_instance_uid_is_refused(tmp_path: Path, uid: str | None) -> None:
-    film = dicom_film(tmp_path, 0, **({} if uid is None else {"SOPInstanceUID": uid}))
-    if uid is None:
-        data = dcmread(film)
-        del data.SOPInstanceUID
-        data.save_as(film)
+@pytest.mark.parametrize("uid", ["CANARY", "1.2.CANARY", "1." * 40 + "1"])
+def test_a_film_whose_instance_uid_is_none_is_refused(tmp_path: Path, uid: str) -> None:
+    film = dicom_film(tmp_path, 0, SOPInstanceUID=uid)
     with pytest.raises(UserError, match="the film has no SOP Instance UID") as refused:
         identity_of(film)
     assert "CANARY" not in str(refused.value) and str(tmp_path) not in str(refused.value)
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_a_film_without_an_instance_uid_is_known_by_its_meta_or_its_bytes(
+    tmp_path: Path, meta: bool
+) -> None:
+    film = dicom_film(tmp_path, 3)
+    data = dcmread(film)
+    del data.SOPInstanceUID
+    if not meta:
+        del data.file_meta.MediaStorageSOPInstanceUID
+    data.save_as(film, enforce_file_format=False)
+    found = identity_of(film)
+    assert found.uid == ("1.2.826.0.1.3680043.8.498.4.1.1" if meta else "")
+    assert found.patient == "|P-3"
 
 
 def test_the_order_in_which_a_record_is_said_makes_no_other_job(tmp_path: Path) -> None:

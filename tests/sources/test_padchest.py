@@ -3,6 +3,7 @@
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -53,12 +54,27 @@ def test_labels_and_record(copy: Shipped) -> None:
     assert told["films of lying patients (AP_horizontal), taken as AP"] == 12
 
 
-def test_films_have_16_bits(copy: Shipped) -> None:
-    film = by_patient(copy.films())[11].pixels()
+def test_white_is_what_the_table_says(copy: Shipped) -> None:
+    """Films of 12 bits in 16, of which patient 3's is MONOCHROME1; nothing has to be flagged."""
+    films = by_patient(copy.films())
     (file,) = copy.root.glob("14/*00000011_*.png")
     with Image.open(file) as stored:
-        assert stored.mode == "I;16"
-        assert film.max() == pytest.approx(stored.getextrema()[1] / 65535)
+        assert stored.mode == "I;16" and stored.getextrema()[1] <= 4095
+        white = stored.getextrema()[1] / 4095
+    told = films[11].pixels.decode()  # type: ignore[attr-defined]
+    assert told.pixels.max() == pytest.approx(white) and told.flags == ()
+    (file,) = copy.root.glob("14/*00000003_*-0.png")
+    with Image.open(file) as stored:
+        dark = 1 - np.asarray(stored) / np.float32(4095)
+    np.testing.assert_allclose(films[3].pixels(), dark, atol=1e-6)
+
+
+def test_a_table_without_those_columns_leaves_it_to_the_values(copy: Shipped) -> None:
+    file = copy.root / TABLE
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"BitsStored_DICOM", b"Bits"))
+    told = by_patient(copy.films())[11].pixels.decode()  # type: ignore[attr-defined]
+    assert told.flags == ("film: 12 of its 16 bits are in use, white is 4095",)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +110,7 @@ def test_bad_tables_are_one_line(copy: Shipped, capsys: pytest.CaptureFixture[st
     for content, said in (
         (whole.replace(b"PatientBirth", b"Birth"), "has no column 'PatientBirth'; the table of 1"),
         (whole.replace(b"['normal']", b"['nor\xffmal']", 1), "is not UTF-8"),
-        (whole.replace(b"informe normal", b"informe, normal", 1), "row 2 has 18 cells, not 17"),
+        (whole.replace(b"informe normal", b"informe, normal", 1), "row 2 has 37 cells, not 36"),
         (b"", "is empty"),
     ):
         (copy.root / TABLE).write_bytes(content)

@@ -2,7 +2,9 @@
 header only what is on a list, read where it can do no harm."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydicom import config
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
@@ -13,7 +15,7 @@ from pydicom.valuerep import validate_value
 from nofinding.data.decode import read_identity
 from nofinding.errors import UserError
 
-__all__ = ["read_source", "read_told", "spacing_of", "uid_of"]
+__all__ = ["read_source", "read_told", "source_of", "spacing_of", "uid_of"]
 
 # What every object must have, if only empty (type 2, PS3.3 C.7.1.1 and C.7.2.1).
 EMPTY = (
@@ -32,7 +34,10 @@ PLAIN = {f"ISO_IR {n}" for n in (13, 100, 101, 109, 110, 126, 127, 138, 144, 148
 def read_told(path: Path) -> Dataset:
     """What a DICOM film says of its patient, study and geometry; of what every object must have
     some may be empty. Raises UserError where the file is none."""
-    told = read_identity(path)
+    return _told(read_identity(path), path)
+
+
+def _told(told: Mapping[str, Any], path: Path) -> Dataset:
     if not told:
         raise UserError(f"{path} is not a DICOM file; only such a film says whose it is")
     film = Dataset()
@@ -54,7 +59,12 @@ def read_told(path: Path) -> Dataset:
 def read_source(path: Path) -> Dataset:
     """As `read_told`, of a film that results can be about. Raises UserError where it is none, or
     says not to which study it belongs."""
-    film = read_told(path)
+    return source_of(read_identity(path), path)
+
+
+def source_of(told: Mapping[str, Any], path: Path) -> Dataset:
+    """As `read_source`, of what was read of the file already (`decode.read_about`)."""
+    film = _told(told, path)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         value = film.get(keyword)
         if not value or not UID(str(value)).is_valid:

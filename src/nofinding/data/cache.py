@@ -5,6 +5,7 @@ each, and beside each shard its keys. Any number of processes may read and write
 """
 
 import hashlib
+import json
 import math
 import os
 import threading
@@ -19,14 +20,20 @@ from jaxtyping import UInt16
 from nofinding.data.image import Aspect, fit
 from nofinding.data.ledger import Ledger
 from nofinding.errors import UserError
-from nofinding.types import Pixels
+from nofinding.types import Decoded, Pixels
 
 __all__ = ["FilmCache", "Once"]
 
-VERSION = "2"  # to be raised whenever decoding or fit gives other pixels than before
+VERSION = "3"  # to be raised whenever decoding or fit gives other pixels than before
 SHARD = 2**30  # bytes of films in a file
 NOTES = 2**20  # fingerprints in a file
 DIGEST = 32  # bytes before each film
+
+
+def decode(pixels: Callable[[], Pixels]) -> Decoded:
+    """The pixels, and what their file says of them, if they come from one."""
+    film: Decoded = pixels.decode() if hasattr(pixels, "decode") else Decoded(pixels())
+    return film
 
 
 class Once:
@@ -34,7 +41,9 @@ class Once:
 
     def __init__(self, pixels: Callable[[], Pixels]) -> None:
         self._pixels = pixels
-        self._held: Pixels | None = None
+        self._held: Decoded | None = None
+        self.remarks: tuple[tuple[str, ...], str | None] | None = None
+        """Flags and objection of the film, once it was decoded; they outlive its pixels."""
         self._known: dict[str, Any] = {}
         for name in ("fingerprint", "stamp"):
             if hasattr(pixels, name):
@@ -46,8 +55,13 @@ class Once:
         return self._known[name]
 
     def __call__(self) -> Pixels:
+        return self.decode().pixels
+
+    def decode(self) -> Decoded:
+        """The pixels, and what their file says of them."""
         if self._held is None:
-            self._held = self._pixels()
+            self._held = decode(self._pixels)
+            self.remarks = self._held.flags, self._held.objection
         return self._held
 
     def drop(self) -> None:
@@ -97,9 +111,37 @@ class FilmCache:
         shards = self._of(f"{grid}-{aspect}", (size,) * dimensions)
         film = shards.find(key)
         if film is None:
-            film = fit(pixels(), size, dimensions, aspect)
+            decoded = decode(pixels)
+            film = fit(decoded.pixels, size, dimensions, aspect)
+            if decoded.flags or decoded.objection:  # before the film: what is there is whole
+                self._try(lambda: self._write_remarks(fingerprint, decoded))
             self._try(lambda: shards.add(key, film))
         return film
+
+    def remarks(self, pixels: Callable[[], Pixels]) -> tuple[tuple[str, ...], str | None]:
+        """The flags of a film that came from here or was put here, and what its header says
+        against it; nothing of one that has no fingerprint."""
+        if isinstance(pixels, Once) and pixels.remarks is not None:
+            return pixels.remarks
+        if not hasattr(pixels, "fingerprint"):
+            return (), None
+        try:
+            told = json.loads(self._remarks_of(self._fingerprint(pixels)).read_bytes())
+            return tuple(map(str, told["flags"])), told["objection"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return (), None
+
+    def _remarks_of(self, fingerprint: str) -> Path:
+        return self.folder / f"films-{VERSION}" / "remarks" / fingerprint[:2] / fingerprint
+
+    def _write_remarks(self, fingerprint: str, film: Decoded) -> None:
+        """Writes what is to be said of a film, whole or not at all. Raises OSError."""
+        file = self._remarks_of(fingerprint)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        told = {"flags": film.flags, "objection": film.objection}
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+        temporary.write_text(json.dumps(told), encoding="utf-8")
+        temporary.replace(file)
 
     def _of(self, name: str, shape: tuple[int, ...]) -> "Shards":
         if name not in self._shards:

@@ -18,51 +18,26 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image, ImageOps
+from PIL import Image
 
-from nofinding.data import dicom, nifti
+from nofinding.data import dicom, nifti, raster
 from nofinding.data.limits import (
     MEMORY,
     TIMEOUT,
     FilmError,
-    check_size,
     kind_of,
     require_nifti,
 )
 
 __all__ = ["answer", "main", "serve"]
 
-Answer = tuple[dict[str, Any], bytes]
-
-GREY = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
+Answer = tuple[dict[str, Any], bytes | memoryview]
 
 
-def raster(path: Path, kind: str) -> Shaped[np.ndarray, "h w"]:
-    """A PNG or JPEG as uint8 or uint16; colour becomes luminosity (ITU-R 601), alpha is ignored.
-
-    A JPEG that says how it was rotated is turned upright.
-    """
-    with Image.open(path, formats=[kind]) as opened:
-        film: Image.Image = opened
-        check_size(film.width, film.height)
-        if getattr(film, "n_frames", 1) > 1:
-            raise FilmError("has more than one frame")
-        deep = film.mode == "I" or film.mode.startswith("I;16")
-        if not deep and film.mode not in GREY:
-            raise FilmError("has a colour mode other than grey, palette and RGB")
-        if kind == "JPEG":
-            film = ImageOps.exif_transpose(film)
-        if deep:
-            return np.asarray(film).astype(np.uint16)
-        if film.mode in ("P", "PA"):
-            film = film.convert("RGB")
-        return np.asarray(film.convert("L"))
-
-
-def answer(path: Path, what: str) -> Answer:
-    """What the file says of itself ("header"; "identity"; or all that a cohort is chosen by,
-    "study"), its pixels ("pixels"), or, of a NIfTI file, its voxels ("volume") or where they are
-    not 0 ("mask")."""
+def answer(path: Path, what: str, greys: str = "") -> Answer:
+    """What the file says of itself ("header"; "identity"; both, "about"; or all that a cohort is
+    chosen by, "study"), its pixels ("pixels"), or, of a NIfTI file, its voxels ("volume") or where
+    they are not 0 ("mask"). `greys` is what a publisher's table says of a picture's greys."""
     if path.exists() and not path.is_file():  # a pipe or a device would never end
         raise FilmError("is not a file")
     with path.open("rb") as file:
@@ -76,16 +51,24 @@ def answer(path: Path, what: str) -> Answer:
             raise FilmError("not a DICOM file")
         return {"header": dicom.study(path)}, b""
     kind = kind_of(start)
-    if what == "header":
-        return {"header": dicom.header(path) if kind == "DICOM" else {}}, b""
-    if what == "identity":
-        return {"identity": dicom.identity(path) if kind == "DICOM" else {}}, b""
-    pixels = dicom.pixels(path) if kind == "DICOM" else raster(path, kind)
-    return {"dtype": str(pixels.dtype), "shape": pixels.shape}, pixels.tobytes()
+    if what in ("header", "identity", "about"):
+        header, identity = dicom.about(path) if kind == "DICOM" else ({}, {})
+        return {"header": header, "identity": identity}, b""
+    if kind == "DICOM":
+        film = dicom.film(path)
+        return _pixels(film.pixels, flags=film.flags, objection=film.objection)
+    picture = raster.read(path, kind, greys)
+    return _pixels(picture.pixels, white=picture.white, flags=picture.flags)
+
+
+def _pixels(pixels: Shaped[np.ndarray, "h w"], **more: object) -> Answer:
+    """The pixels without a copy, and what is to be said of them."""
+    whole = np.ascontiguousarray(pixels)
+    return {"dtype": str(whole.dtype), "shape": whole.shape, **more}, whole.data.cast("B")
 
 
 def _answered(path: Path, request: dict[str, Any]) -> Answer:
-    return answer(path, request["what"])
+    return answer(path, request["what"], request.get("greys", ""))
 
 
 def _safely(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from nofinding.data.limits import FilmError
 
-__all__ = ["NATIVE", "check_frame"]
+__all__ = ["NATIVE", "Told", "check_frame"]
 
 NATIVE = frozenset(
     [
@@ -35,21 +35,25 @@ UNKNOWN = "is compressed in a way that is not read"
 RUN = 64  # bytes that a byte of RLE may become: two say 128
 
 
-class _Told(NamedTuple):
+class Told(NamedTuple):
     """What a frame says of itself."""
 
     wide: int
     high: int
     components: int
     bits: int
+    signed: bool = False
 
 
-def check_frame(syntax: str, frame: bytes, wide: int, high: int, allocated: int) -> None:
-    """Refuses a frame in this transfer syntax that is not one grey picture of `wide` x `high`
-    pixels in `allocated` bits. Raises FilmError, also for a syntax that is not read."""
+def check_frame(syntax: str, frame: bytes, wide: int, high: int, allocated: int) -> Told:
+    """What a frame in this transfer syntax says of itself; of RLE, which says nothing, words.
+
+    Raises FilmError where it is not one grey picture of `wide` x `high` pixels in `allocated`
+    bits, also for a syntax that is not read.
+    """
     if syntax == RLE:
         _check_runs(frame, wide * high, allocated // 8)
-        return
+        return Told(wide, high, 1, allocated)
     if syntax in JPEG:
         told = _in_jpeg(frame)
     elif syntax in JPEG_2000:
@@ -60,9 +64,10 @@ def check_frame(syntax: str, frame: bytes, wide: int, high: int, allocated: int)
         raise FilmError("has pixels that do not fit its rows and columns")
     if told.components != 1 or told.bits > allocated:
         raise FilmError("has pixels of another kind than its header says")
+    return told
 
 
-def _in_jpeg(frame: bytes) -> _Told:
+def _in_jpeg(frame: bytes) -> Told:
     """From the first start of frame of a JPEG or JPEG-LS."""
     if not frame.startswith(b"\xff\xd8"):
         raise FilmError("is damaged or cut short")
@@ -73,7 +78,7 @@ def _in_jpeg(frame: bytes) -> _Told:
             at += 1
         elif marker in SIZED:
             bits, high, wide, components = struct.unpack(">BHHB", frame[at + 4 : at + 10])
-            return _Told(wide, high, components, bits)
+            return Told(wide, high, components, bits)
         elif marker == HIERARCHICAL:
             raise FilmError(UNKNOWN)
         elif marker < 0xFF00:
@@ -83,7 +88,7 @@ def _in_jpeg(frame: bytes) -> _Told:
     raise FilmError("is damaged or cut short")
 
 
-def _in_jpeg_2000(frame: bytes) -> _Told:
+def _in_jpeg_2000(frame: bytes) -> Told:
     """From the codestream, which may be the content of a box."""
     at = _codestream(frame) if frame.startswith(BOXED) else 0
     size = frame[at : at + 43]
@@ -91,7 +96,8 @@ def _in_jpeg_2000(frame: bytes) -> _Told:
         raise FilmError("is damaged or cut short")
     right, low, left, top = struct.unpack(">4I", size[8:24])
     (components,) = struct.unpack(">H", size[40:42])
-    return _Told(right - left, low - top, components, (size[42] & 0x7F) + 1)
+    bits, signed = (size[42] & 0x7F) + 1, bool(size[42] & 0x80)
+    return Told(right - left, low - top, components, bits, signed)
 
 
 def _codestream(frame: bytes) -> int:

@@ -37,14 +37,16 @@ from nofinding.data.limits import (
     require_nifti,
 )
 from nofinding.errors import UserError
-from nofinding.types import Pixels, Record
+from nofinding.types import Decoded, Pixels, Record
 
 __all__ = [
     "FilmFile",
+    "PublishedFile",
     "UnreadableError",
     "VolumeFile",
     "check_files",
     "child_of",
+    "read_about",
     "read_header",
     "read_headers",
     "read_identity",
@@ -195,15 +197,21 @@ class FilmFile:
 
     def __call__(self) -> Pixels:
         """(h, w) float32 in [0, 1], dense tissue bright. Raises UserError, one line, file named."""
+        return self.decode().pixels
+
+    def decode(self) -> Decoded:
+        """The film, and what its file says of it. Raises UserError as calling it does."""
         return self._decoded("pixels")
 
-    def _decoded(self, what: str) -> Pixels:
+    def _decoded(self, what: str, greys: str = "") -> Decoded:
         try:
-            reply, data = _child.ask(self.path, what)
+            reply, data = _child.ask(self.path, what, greys=greys)
         except FilmError as error:
             raise self._error(str(error)) from None
         stored = np.frombuffer(data, dtype=reply["dtype"]).reshape(reply["shape"])
-        return (stored / np.float32(TOPS[reply["dtype"]])).astype(np.float32, copy=False)
+        white = reply.get("white") or TOPS[reply["dtype"]]
+        pixels = (stored / np.float32(white)).astype(np.float32, copy=False)
+        return Decoded(pixels, tuple(reply.get("flags", ())), reply.get("objection"))
 
     def fingerprint(self) -> str:
         """SHA-256 of the file's bytes, in hex."""
@@ -253,6 +261,28 @@ class FilmFile:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedFile(FilmFile):
+    """A PNG film of which its publisher's table says how the greys are to be read."""
+
+    greys: str = ""
+    """As `raster.read` takes it: "MONOCHROME1 12"."""
+
+    def decode(self) -> Decoded:
+        """As of any film, with the greys read so."""
+        return self._decoded("pixels", self.greys)
+
+    def fingerprint(self) -> str:
+        """Of the file's bytes and of how the greys are read: other greys are another film."""
+        whole = FilmFile.fingerprint(self)
+        return hashlib.sha256(f"{whole}|{self.greys}".encode()).hexdigest()
+
+    def stamp(self) -> str | None:
+        """As of any file, and how the greys are read."""
+        stamp = FilmFile.stamp(self)
+        return None if stamp is None else f"{stamp}|{self.greys}"
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeFile(FilmFile):
     """A NIfTI volume that is still in its file, or the mask of one."""
 
@@ -264,6 +294,10 @@ class VolumeFile(FilmFile):
 
         Raises UserError, one line, file named.
         """
+        return self.decode().pixels
+
+    def decode(self) -> Decoded:
+        """The volume. Raises UserError as calling it does."""
         return self._decoded("mask" if self.mask else "volume")
 
     @staticmethod
@@ -271,23 +305,28 @@ class VolumeFile(FilmFile):
         require_nifti(start)
 
 
-def read_header(path: Path) -> dict[str, str]:
-    """What a DICOM file says of age, sex, view, height and weight, as written; {} for PNG, JPEG."""
+def read_about(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """What `read_header` and `read_identity` give, of a file that is read once. Raises UserError,
+    one line, where the file cannot be read."""
     try:
-        header: dict[str, str] = _child.ask(path, "header")[0]["header"]
+        told = _child.ask(path, "about")[0]
     except FilmError as error:
         raise UserError(f"{path} {error}") from None
-    return header
+    return told["header"], told["identity"]
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """What a DICOM file says of age, sex, view, height and weight, as written; {} for PNG, JPEG.
+
+    Where it says when the patient was born, that and the day of the study stand there, too.
+    """
+    return read_about(path)[0]
 
 
 def read_identity(path: Path) -> dict[str, Any]:
     """Whose film a DICOM file is and how it lies, as DICOM JSON (`dicom.identity`); {} for PNG and
     JPEG. Raises UserError, one line, where the file cannot be read."""
-    try:
-        told: dict[str, Any] = _child.ask(path, "identity")[0]["identity"]
-    except FilmError as error:
-        raise UserError(f"{path} {error}") from None
-    return told
+    return read_about(path)[1]
 
 
 def read_headers(paths: Sequence[Path], workers: int) -> Iterator[dict[str, str] | None]:

@@ -4,7 +4,7 @@ NumPy and Pillow only: this file also runs inside the decoder's child process, w
 not wanted.
 """
 
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped, UInt16
@@ -13,6 +13,7 @@ from PIL import Image
 __all__ = [
     "Aspect",
     "OtherDimensionsError",
+    "Window",
     "fit",
     "fit_cube",
     "fit_cube_mask",
@@ -26,7 +27,16 @@ __all__ = [
 Aspect: TypeAlias = Literal["pad", "squash"]
 TOP = 65535  # the largest value of a prepared film
 SAMPLE = 1_000_000  # pixels that are enough to find a percentile
+ROWS = 512  # of a film that are worked on at once: the largest must fit into the decoder's memory
 CHUNK = 16_384  # voxels of a slice that are resampled along the depth at once
+
+
+class Window(NamedTuple):
+    """A display window."""
+
+    centre: float
+    width: float
+    function: str = "LINEAR"
 
 
 def window(
@@ -62,20 +72,25 @@ def from_stored(
     inversion, and padding turned black. Without a window the range is that from the 0.5th to
     the 99.5th percentile of the pixels that are not padding; a film of one value is black.
     """
-    values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    if voi is not None:
-        bright = window(values, *voi)
-    else:
-        inside = values.ravel() if padding is None else values[~padding]
+    low = high = 0.0
+    if voi is None:
+        inside = stored.ravel() if padding is None else stored[~padding]
         sample = inside[:: max(1, inside.size // SAMPLE)]
-        low, high = np.percentile(sample, [0.5, 99.5]) if sample.size else (0.0, 0.0)
-        bright = np.clip((values - low) / (high - low), 0, 1) if high > low else 0 * values
+        values = sample.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        low, high = np.percentile(values, [0.5, 99.5]) if sample.size else (0.0, 0.0)
         inverted = inverted and high > low
-    if inverted:
-        bright = 1 - bright
-    if padding is not None:
-        bright[padding] = 0
-    return bright.astype(np.float32, copy=False)
+    bright = np.empty(stored.shape, dtype=np.float32)
+    for start in range(0, len(stored), ROWS):
+        rows = slice(start, start + ROWS)
+        values = stored[rows].astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        if voi is not None:
+            part = window(values, *voi)
+        else:
+            part = np.clip((values - low) / (high - low), 0, 1) if high > low else 0 * values
+        bright[rows] = 1 - part if inverted else part
+        if padding is not None:
+            bright[rows][padding[rows]] = 0
+    return bright
 
 
 def _resized(

@@ -31,6 +31,7 @@ from nofinding.types import Batch, Record, Scores
 __all__ = ["Scorer", "Unreadable"]
 
 Unreadable = Literal["stop", "list"]
+OBJECTION = "is no frontal chest film by its own header ({})"
 MAP_FILES = (".npy", ".png", ".nii.gz")
 
 
@@ -95,7 +96,8 @@ class Scorer:
             if counter is not None:
                 entry["gflop"] = counter.get_total_flops() / 1e9 / len(admitted)
             for place, row in enumerate(admitted):
-                told[row] |= _row(scores, place) | self._own(records[row], films, row)
+                told[row] |= _row(scores, place)
+                told[row] |= self._own(records[row], told[row]["remarks"], films, row)
                 told[row]["flags"] = self._flags(records[row], told[row], told[row]["flags"])
             self._write_maps(batch, scores)
         return entry | {"films": told}
@@ -124,11 +126,16 @@ class Scorer:
         )
         seen = gate_films(held, self.cache) if self.gatekeeper.looks else None
         told: list[dict[str, Any]] = [{"id": record.image_id} for record in records]
+        objections: dict[int, str] = {}
         for row, pixels in enumerate(once):
             try:
                 films.prepare(row)
                 if seen is not None:
                     seen.prepare(row)
+                flags, objection = self.cache.remarks(pixels)
+                told[row]["remarks"] = list(flags)
+                if objection and self.gatekeeper.mode != "off":
+                    objections[row] = OBJECTION.format(objection)
             except UnreadableError as error:
                 if self.unreadable == "stop":
                     raise
@@ -141,9 +148,13 @@ class Scorer:
                 readable, self.gatekeeper.judge(seen.part(readable)), strict=True
             ):
                 told[row] |= verdict
+        for row, reason in objections.items():  # the header's own word comes first
+            told[row]["reason"] = reason
         admitted = [row for row in readable if not self._refused(told[row])]
         for row in sorted({*readable} - {*admitted}):
-            told[row]["flags"] = self._flags(records[row], told[row], records[row].flags)
+            told[row]["flags"] = self._flags(
+                records[row], told[row], [*records[row].flags, *told[row]["remarks"]]
+            )
         return told, films, admitted
 
     def _refused(self, film: dict[str, Any]) -> bool:
@@ -162,9 +173,11 @@ class Scorer:
             raise UserError(f"film {bad!r}: the score is not a finite number; the model is broken")
         return scores
 
-    def _own(self, record: Record, films: Films, row: int) -> dict[str, Any]:
+    def _own(
+        self, record: Record, remarks: Sequence[str], films: Films, row: int
+    ) -> dict[str, Any]:
         """What the row of a scored film says beside its score."""
-        flags = list(record.flags)
+        flags = [*record.flags, *remarks]
         if self.phantom:
             flags.append("film: a phantom, simulated")
         if films.pixel_hash(row) in self._trained:

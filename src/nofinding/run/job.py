@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from nofinding.run.recording import known_of, require_fits
 from nofinding.run.score_options import ScoreOptions
 from nofinding.run.shipped import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
 from nofinding.runtime import Runtime
-from nofinding.sources.files import Known, file_records
+from nofinding.sources.files import file_records
 from nofinding.types import Record
 
 __all__ = ["Job", "about_run", "prepare", "shown"]
@@ -136,15 +136,20 @@ def prepare(files: Sequence[str], options: ScoreOptions) -> Job:
     if bool(files) == bool(options.films):
         raise UserError("name either films with --films SOURCE:PATH or single FILEs")
     require_fits(files, options)
-    auto = options.model == AUTO
-    known = known_of(files, options, known_fields(options.fields_file)) if auto else []
-    name = _shipped_name(files, options, known) if auto else options.model
+    _require_together(files, options)
+    given: Given | None = None
+    if options.model == AUTO:
+        given = _read(files, options, known_fields(options.fields_file))
+        name = shipped_for(given.records(options.split))
+    else:
+        name = options.model
     folder = model_folder(name)
     model = with_rule(load_model(folder), options.rule, options.steps)
     runtime = _runtime(options, model)
     fields = _fields(options, model)
-    known = known if auto else known_of(files, options, fields)
-    films, source, phantom = _films(files, options, model, fields, known)
+    if given is None or given.fields != fields:  # a model's own fields are known with the model
+        given = _read(files, options, fields)
+    films, source, phantom = _films(options, model, given)
     gatekeeper = Gatekeeper(model, folder, options.gate, options.gate_from)
     to_device(model.detector, "cpu" if options.runtime == "openvino" else options.accelerator)
     return Job(
@@ -174,13 +179,35 @@ def shown(model: str) -> str:
     return model if model in SHIPPED else Path(model).name
 
 
-def _shipped_name(files: Sequence[str], options: ScoreOptions, known: Sequence[Known]) -> str:
-    """The shipped model that these films' ages ask for."""
-    fields = known_fields(options.fields_file)
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the user gave, read once: the records of single FILEs, or a cohort."""
+
+    fields: dict[str, EhrField]
+    files: Sequence[Record] | None = None
+    cohort: Cohort | None = None
+
+    def records(self, split: str | None) -> Iterator[Record]:
+        """Those of `split`, or all."""
+        every = self.cohort.records if self.cohort is not None else self.files or ()
+        return (record for record in every if split in (None, record.split))
+
+
+def _read(files: Sequence[str], options: ScoreOptions, fields: dict[str, EhrField]) -> Given:
+    """Reads the records and, of a cohort, finds every film. Raises UserError."""
     if files:
-        return shipped_for(file_records(files, options.ehr, fields, known))
-    records = Cohort(options.films, fields, look=False).records
-    return shipped_for(r for r in records if options.split in (None, r.split))
+        known = known_of(files, options, fields)
+        return Given(fields=fields, files=file_records(files, options.ehr, fields, known))
+    look = options.unreadable == "stop"
+    return Given(fields=fields, cohort=Cohort(options.films, fields, look=look))
+
+
+def _require_together(files: Sequence[str], options: ScoreOptions) -> None:
+    """Raises UserError for options that single FILEs, or a source, do not go with."""
+    if files and options.split is not None:
+        raise UserError("--split goes with --films; single FILEs have none")
+    if not files and options.ehr:
+        raise UserError("--ehr goes with single FILEs; a source has records of its own")
 
 
 def _fields(options: ScoreOptions, model: Model) -> dict[str, EhrField]:
@@ -196,21 +223,11 @@ def _fields(options: ScoreOptions, model: Model) -> dict[str, EhrField]:
     return fields
 
 
-def _films(
-    files: Sequence[str],
-    options: ScoreOptions,
-    model: Model,
-    fields: dict[str, EhrField],
-    known: Sequence[Known],
-) -> tuple[Chosen, str, bool]:
+def _films(options: ScoreOptions, model: Model, given: Given) -> tuple[Chosen, str, bool]:
     """The films to score, what their source is called, and whether phantoms are among them."""
-    if files:
-        if options.split is not None:
-            raise UserError("--split goes with --films; single FILEs have none")
-        return Chosen(file_records(files, options.ehr, fields, known)), "files", False
-    if options.ehr:
-        raise UserError("--ehr goes with single FILEs; a source has records of its own")
-    cohort = Cohort(options.films, fields, look=options.unreadable == "stop")
+    cohort = given.cohort
+    if cohort is None:
+        return Chosen(given.files or ()), "files", False
     absent = [name for name in model.detector.fields_used if name not in cohort.offers]
     if absent and options.missing_fields == "refuse":
         raise UserError(

@@ -15,11 +15,11 @@ from nofinding.service.home import Home
 from nofinding.service.queue import Accepted, Job
 from nofinding.service.spool import Received
 
-__all__ = ["Identity", "identity_of", "offer", "offer_what_if", "stated_record"]
+__all__ = ["Identity", "identity_in", "identity_of", "offer", "offer_what_if", "stated_record"]
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 UID_LONGEST = 64
-SOP_INSTANCE, PATIENT, ISSUER = "00080018", "00100020", "00100021"
+SOP_INSTANCE, PATIENT, ISSUER, ROWS = "00080018", "00100020", "00100021", "00280010"
 MOST_FIELDS = 200
 
 
@@ -27,7 +27,8 @@ MOST_FIELDS = 200
 class Identity:
     """Which film it is, and whose. Both are the patient's: they go into pseudonyms alone."""
 
-    uid: str
+    uid: str = ""
+    """Empty where the film does not say: then its bytes tell it from others."""
     patient: str = ""
 
 
@@ -38,9 +39,18 @@ def identity_of(path: Path) -> Identity:
     except UserError as error:
         reason = str(error).removeprefix(f"{path} ")
         raise UserError(f"the film {reason}") from None
+    found, stated = identity_in(told), "Value" in told.get(SOP_INSTANCE, {})
+    # a publisher may take the UID out; what is no film has no rows
+    if not (found.uid if stated else ROWS in told):
+        raise UserError("the film has no SOP Instance UID")
+    return found
+
+
+def identity_in(told: Mapping[str, Any]) -> Identity:
+    """What DICOM JSON (`read_identity`) says; a UID that is none counts as not stated."""
     uid = _first(told, SOP_INSTANCE)
     if not UID.fullmatch(uid) or len(uid) > UID_LONGEST:
-        raise UserError("the film has no SOP Instance UID")
+        uid = ""
     patient = _first(told, PATIENT)
     return Identity(uid=uid, patient=f"{_first(told, ISSUER)}|{patient}" if patient else "")
 

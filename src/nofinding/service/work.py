@@ -4,7 +4,6 @@ It is killed where it takes too long, and whatever kills it costs the films that
 try. It never waits for the network but for the record, and there only within a bound.
 """
 
-import contextlib
 import errno
 import hashlib
 import io
@@ -21,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -29,11 +28,11 @@ from jaxtyping import Float, UInt16
 from PIL import Image
 
 from nofinding.data.cache import Once
-from nofinding.data.decode import FilmFile, UnreadableError
+from nofinding.data.decode import FilmFile, UnreadableError, read_about
 from nofinding.errors import UserError
 from nofinding.run.resident import Outcome, Resident
 from nofinding.service.home import Home
-from nofinding.service.intake import identity_of
+from nofinding.service.intake import identity_in
 from nofinding.service.kept import SHOWN, Array
 from nofinding.service.options import ServiceOptions
 from nofinding.service.queue import Job
@@ -75,6 +74,8 @@ class Taken:
     path: Path
     film: Once
     sources: Mapping[str, str]
+    identity: Mapping[str, Any]
+    """Whose film it is, as `read_about` gives it."""
 
 
 class Worker:
@@ -151,12 +152,14 @@ class Worker:
         try:
             film.check()
             stated = {name: float(value) for name, value in payload["record"].items()}
-            record = file_record(film, job.film, stated, self.resident.fields)
+            header, identity = read_about(path)  # once: whatever else needs it gets it from here
+            fields = self.resident.fields
+            record = file_record(film, job.film, stated, fields, header=header)
             sources = {name: "request" if name in stated else "header" for name in record.ehr}
             if self.lookup is not None and path.suffix == DICOM and job.kind == "film":
                 found = self.lookup(path)
                 known = Known(found.ehr, found.flags)
-                record = file_record(film, job.film, stated, self.resident.fields, known)
+                record = file_record(film, job.film, stated, fields, known, header)
         except UserError as error:
             self.home.queue.fail(job, _without_path(error, path))
             return None
@@ -166,7 +169,7 @@ class Worker:
         once = Once(film)
         record = replace(record, pixels=once, flags=(*record.flags, *payload.get("flags", ())))
         given = {name: sources.get(name, "fhir") for name in record.ehr}
-        return Taken(job=job, record=record, path=path, film=once, sources=given)
+        return Taken(job=job, record=record, path=path, film=once, sources=given, identity=identity)
 
     def _keep(self, one: Taken, outcome: Outcome, seconds: float) -> None:
         queue, job = self.home.queue, one.job
@@ -220,10 +223,8 @@ class Worker:
         """Whose film it is, as a pseudonym, where an intake that reads no header left it open."""
         if one.path.suffix != DICOM or one.job.payload.get("patient"):
             return None
-        with contextlib.suppress(UserError):
-            if patient := identity_of(one.path).patient:
-                return self.home.pseudonym("patient", patient)
-        return None
+        patient = identity_in(one.identity).patient
+        return self.home.pseudonym("patient", patient) if patient else None
 
     def _objects(
         self, one: Taken, outcome: Outcome, pixels: Float[np.ndarray, "h w"], conflict: bool
@@ -234,13 +235,13 @@ class Worker:
             return {}
         from nofinding.clinical.fhir_result import result_bundle
         from nofinding.clinical.objects import objects_of
-        from nofinding.clinical.source import read_source
+        from nofinding.clinical.source import source_of
 
         if conflict:
             result = replace(result, flags=(*result.flags, CONFLICT))
         files: dict[str, bytes] = {}
         try:
-            film = read_source(one.path)
+            film = source_of(one.identity, one.path)
             for each in objects_of(film, pixels, result, segmentation=self.options.segmentation):
                 stream = io.BytesIO()
                 each.dataset.save_as(stream, enforce_file_format=True)

@@ -223,6 +223,8 @@ class Assembly:
             columns[field.name] = "DOUBLE" if field.kind == "numeric" else "VARCHAR"
         if "unfit" in has:
             columns["unfit"] = "VARCHAR"
+        if "greys" in has:  # as `data.raster.read` takes it, where the publisher's table says it
+            columns["greys"] = "VARCHAR"
         chosen = ", ".join(
             f'CAST("{name}" AS {kind}) AS "{name}"'
             if name in has

@@ -17,7 +17,7 @@ from typing import Any, cast, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nofinding.data.decode import FilmFile
+from nofinding.data.decode import FilmFile, PublishedFile
 from nofinding.data.ehr import EhrField, convert
 from nofinding.errors import UserError
 from nofinding.sources.assembly import COLUMNS, Assembly
@@ -30,6 +30,7 @@ __all__ = ["COHORT", "PLACES", "CohortFolder", "Films", "read_description", "wri
 
 TABLE, DESCRIPTION = "films.parquet", "cohort.json"
 PLACES = "places.parquet"
+GREYS = "greys"  # how a PNG film's greys are read, where its publisher's table says so
 VERSION = 1
 ROWS = 16_384  # of a row group
 
@@ -37,7 +38,8 @@ ROWS = 16_384  # of a row group
 def write_table(assembly: Assembly, flow: Flow, folder: Path) -> dict[str, Any]:
     """Writes films.parquet, by image_id, and gives what cohort.json has to say of it."""
     fields = [f for f in assembly.fields.values() if f.name in assembly.offered]
-    columns = ", ".join(f'"{name}"' for name in (*COLUMNS, *(f.name for f in fields)))
+    told = [GREYS] if (GREYS,) in assembly.run("SELECT column_name FROM (DESCRIBE films)") else []
+    columns = ", ".join(f'"{name}"' for name in (*COLUMNS, *(f.name for f in fields), *told))
     if assembly.private:
         (folder / PLACES).touch(mode=0o600)
         _copy(assembly, "image_id, path", folder / PLACES)
@@ -143,7 +145,8 @@ class Films(Made):
                 )
         self._units = {name: told["fields"][name]["unit"] for name in self._fields}
         try:
-            self._table = pq.read_table(folder / TABLE, columns=[*COLUMNS, *self._fields])
+            more = [GREYS] if GREYS in pq.read_schema(folder / TABLE).names else []
+            self._table = pq.read_table(folder / TABLE, columns=[*COLUMNS, *self._fields, *more])
         except (pa.ArrowException, OSError):
             raise UserError(f"{folder / TABLE}: is damaged") from None
         if told.get("places"):
@@ -173,7 +176,8 @@ class Films(Made):
         path = PurePath(cells["path"])
         if path.is_absolute() or ".." in path.parts:  # `cohort` writes no such path
             raise UserError(f"{where}: its path leads out of the folder of the films")
-        film = FilmFile(self.base / path, where)
+        greys, place = cells.get(GREYS), self.base / path
+        film = PublishedFile(place, where, greys) if greys else FilmFile(place, where)
         ehr = {}
         for name, field in self._fields.items():
             value = cells[name]

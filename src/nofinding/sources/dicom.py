@@ -7,6 +7,7 @@ table (`record_table.py`; record.csv in the folder, if there is one), `omop:` or
 
 from pathlib import Path
 
+from nofinding.data.dicom_elements import unusable
 from nofinding.data.ehr import FIELDS
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.fhir import take_fhir
@@ -29,23 +30,23 @@ def assemble(assembly: Assembly) -> None:
         own = assembly.find_if_there("record.csv", "record.parquet")
     assembly.run("DELETE FROM present WHERE path = ?", ["" if own is None else own.name])
     read_headers(assembly, "SELECT path FROM present WHERE NOT outside")
+    quoted = {name: "'" + unusable(name).replace("'", "''") + "'" for name in ("height", "weight")}
     assembly.films(
-        r"""
+        """
         SELECT pseudonym('film', sop) AS image_id, pseudonym('patient', patient) AS patient_id,
           pseudonym('study', study) AS study_id, path, taken, unfit,
           CASE WHEN facing IN ('PA', 'AP') THEN facing END AS view,
           CASE WHEN upper(sex) IN ('M', 'F') THEN upper(sex) END AS sex,
-          coalesce(
-            number(regexp_extract(age, '^(\d{1,3})[YMWD]?$', 1)) / CASE right(age, 1)
-              WHEN 'M' THEN 12 WHEN 'W' THEN 365.25 / 7 WHEN 'D' THEN 365.25 ELSE 1 END,
-            date_diff('day', try_strptime(replace(born, '.', ''), '%Y%m%d'), taken::DATE) / 365.25
-          ) AS age,
-          number(height) * 100 AS height, number(weight) AS weight
+          years AS age, number(height) * 100 AS height, number(weight) AS weight,
+          list_filter([age_flag,
+            CASE WHEN height IS NOT NULL AND number(height) IS NULL THEN {height} END,
+            CASE WHEN weight IS NOT NULL AND number(weight) IS NULL THEN {weight} END],
+            lambda flag: flag IS NOT NULL) AS flags
         FROM dicom
         UNION ALL BY NAME
         SELECT path, 'a link out of the folder (--follow_links takes it)' AS unfit
         FROM present WHERE outside
-        """
+        """.format_map(quoted)
     )
     drop_raw_twins(assembly)
     _one_patient_each(assembly)

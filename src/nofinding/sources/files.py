@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from nofinding.data.decode import FilmFile, read_header
+from nofinding.data.dicom_elements import unusable
 from nofinding.data.ehr import EhrField, parse, plausible
+from nofinding.data.patient_age import age_of
 from nofinding.errors import UserError
 from nofinding.types import Record, View
 
 __all__ = ["NOTHING", "Known", "file_name", "file_record", "file_records"]
 
-AGES = {"": None, "Y": "a", "M": "mo", "W": "wk", "D": "d"}  # some films leave the letter out
 HEADER = {  # DICOM keyword -> (field, unit that the standard gives it)
     "PatientSex": ("sex", None),
     "ViewPosition": ("view", None),
@@ -73,13 +74,16 @@ def file_record(
     stated: Mapping[str, float],
     fields: Mapping[str, EhrField],
     known: Known = NOTHING,
+    header: Mapping[str, str] | None = None,
 ) -> Record:
-    """The record of one file: what is `stated`, in the fields' units, before what its header says,
-    before what is `known` of the patient. Of the blood pressure both are known, or none.
+    """The record of one file: what is `stated`, in the fields' units, before what its `header` says
+    (None: it is read), before what is `known` of the patient. Of the blood pressure both are known,
+    or none.
 
     Raises UserError where the file is absent or its header cannot be read.
     """
-    written, unusable = _from_header(read_header(film.path), fields, stated)
+    header = read_header(film.path) if header is None else header
+    written, faults = _from_header(header, fields, stated)
     ehr, flags = plausible({**written, **stated}, fields)
     left = PRESSURES if PRESSURES & ehr.keys() else frozenset()
     ehr = {**{name: value for name, value in known.ehr.items() if name not in left}, **ehr}
@@ -90,7 +94,7 @@ def file_record(
         pixels=film,
         ehr=ehr,
         view=next((one for one in get_args(View) if one == view), None),
-        flags=(*unusable, *flags, *known.flags),
+        flags=(*faults, *flags, *known.flags),
     )
 
 
@@ -132,19 +136,20 @@ def _from_header(
     A flag does not quote the header: nobody knows what somebody typed there.
     """
     values: dict[str, float] = {}
-    unusable: list[str] = []
-    for keyword, text in header.items():
-        name, unit = HEADER.get(keyword, ("age", None))
-        if name in stated or name not in fields:
+    faults: list[str] = []
+    if "age" in fields and "age" not in stated:
+        age = age_of(header)
+        faults += [age.flag] if age.flag else []
+        if age.years is not None:
+            values["age"] = age.years
+    for keyword, (name, unit) in HEADER.items():
+        if keyword not in header or name in stated or name not in fields:
             continue
-        if name == "age":
-            age = re.fullmatch(r"(\d{1,3})([YMWD]?)", text, re.ASCII)
-            text, unit = (age[1], AGES[age[2]]) if age else ("unreadable", None)
         try:
-            value = parse(fields[name], text, unit)
+            value = parse(fields[name], header[keyword], unit)
         except UserError:
-            unusable.append(f"{name}: what the file's header says cannot be used")
+            faults.append(unusable(name))
             continue
         if value is not None:
             values[name] = value
-    return values, tuple(unusable)
+    return values, tuple(faults)

@@ -23,6 +23,7 @@ def assemble(assembly: Assembly) -> None:
         ("ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth",
          "PatientSex_DICOM", "Projection", "Labels"),
         versions="the table of 1 February 2019 has it",
+        also=("PhotometricInterpretation_DICOM", "BitsStored_DICOM"),
     )  # fmt: skip
     assembly.walk()
     _labels(assembly)
@@ -44,6 +45,12 @@ def assemble(assembly: Assembly) -> None:
           CASE "Projection" WHEN 'PA' THEN 'PA' WHEN 'AP' THEN 'AP' WHEN 'AP_horizontal' THEN 'AP'
             END AS view,
           CASE WHEN kind IN ('normal', 'abnormal', 'taken') THEN findings END AS findings,
+          -- the films are as the detector stored them: white and depth are in the table alone
+          nullif(concat_ws(' ',
+            CASE upper(trim("PhotometricInterpretation_DICOM")) WHEN 'MONOCHROME1'
+              THEN 'MONOCHROME1' END,
+            CASE WHEN number("BitsStored_DICOM") BETWEEN 8 AND 16
+              THEN number("BitsStored_DICOM")::INTEGER END), '') AS greys,
           list_filter([kind, CASE WHEN "Projection" = 'AP_horizontal' THEN 'lying' END],
             lambda flag: flag IS NOT NULL) AS flags
         FROM judged LEFT JOIN there ON there.name = "ImageID"

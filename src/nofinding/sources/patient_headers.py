@@ -6,11 +6,12 @@ from typing import Any
 import pyarrow as pa
 
 from nofinding.data.decode import read_headers
+from nofinding.data.patient_age import age_of
 from nofinding.sources.assembly import Assembly
 
 __all__ = ["count_unusable", "read_headers_of"]
 
-ASKED = {"PatientAge": "age", "PatientSex": "sex", "ViewPosition": "view", "PatientSize": "height",
+ASKED = {"PatientSex": "sex", "ViewPosition": "view", "PatientSize": "height",
          "PatientWeight": "weight"}  # fmt: skip
 SIZE = 2000  # films at a time
 
@@ -24,8 +25,8 @@ def read_headers_of(assembly: Assembly, select: str) -> None:
     """
     paths = [str(row[0]) for row in assembly.run(select)]
     files = [assembly.base / path for path in paths]
-    columns = ", ".join(f"{name} VARCHAR" for name in ("path", *ASKED.values()))
-    assembly.run(f"CREATE OR REPLACE TABLE written ({columns}, readable BOOLEAN)")
+    columns = ", ".join(f"{name} VARCHAR" for name in ("path", *ASKED.values(), "age_flag"))
+    assembly.run(f"CREATE OR REPLACE TABLE written ({columns}, age DOUBLE, readable BOOLEAN)")
     headers = read_headers(files, assembly.threads)
     shown = assembly.progress(files, "reading headers")
     told = zip(paths, shown, headers, strict=True)
@@ -33,8 +34,13 @@ def read_headers_of(assembly: Assembly, select: str) -> None:
         table: dict[str, list[Any]] = {"path": [path for path, _, _ in rows]}
         for keyword, name in ASKED.items():
             table[name] = [(header or {}).get(keyword) for _, _, header in rows]
+        ages = [age_of(header or {}) for _, _, header in rows]
+        table["age_flag"] = [age.flag or None for age in ages]
+        kinds = pa.schema(
+            [*((n, pa.string()) for n in table), ("age", pa.float64()), ("readable", pa.bool_())]
+        )
+        table["age"] = [age.years for age in ages]
         table["readable"] = [header is not None for _, _, header in rows]
-        kinds = pa.schema([*((n, pa.string()) for n in list(table)[:-1]), ("readable", pa.bool_())])
         assembly.run_with(pa.table(table, schema=kinds), "INSERT INTO written SELECT * FROM chunk")
     assembly.run(
         r"""
@@ -43,21 +49,20 @@ def read_headers_of(assembly: Assembly, select: str) -> None:
           SELECT path, readable,
             CASE WHEN upper(sex) IN ('F', 'M') THEN upper(sex) END AS sex,
             nullif(upper(view), '') AS view,
-            -- some films leave the letter out
-            number(regexp_extract(age, '^(\d{1,3})[YMWD]?$', 1)) / CASE right(age, 1)
-              WHEN 'M' THEN 12 WHEN 'W' THEN 365.25 / 7 WHEN 'D' THEN 365.25 ELSE 1 END AS age,
+            age, age_flag,
             number(height) * 100 AS height,
             number(weight) AS weight,
-            {'age': age, 'sex': sex, 'height': height, 'weight': weight} AS stated
+            {'sex': sex, 'height': height, 'weight': weight} AS stated
           FROM written)
         SELECT * EXCLUDE (stated), list_filter([
           CASE WHEN stated.sex IS NOT NULL AND sex IS NULL THEN 'sex' END,
-          CASE WHEN stated.age IS NOT NULL AND age IS NULL THEN 'age' END,
+          CASE WHEN contains(age_flag, 'cannot be used') THEN 'age' END,
           CASE WHEN stated.height IS NOT NULL AND height IS NULL THEN 'height' END,
           CASE WHEN stated.weight IS NOT NULL AND weight IS NULL THEN 'weight' END
           ], lambda name: name IS NOT NULL) AS unusable,
-          list_transform(unusable,
-            lambda name: name || ': what the file''s header says cannot be used') AS flags
+          list_filter(list_append(list_transform(list_filter(unusable, lambda name: name != 'age'),
+            lambda name: name || ': what the file''s header says cannot be used'), age_flag),
+            lambda flag: flag IS NOT NULL) AS flags
         FROM told
         """
     )

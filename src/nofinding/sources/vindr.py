@@ -9,6 +9,7 @@ JPEG copies of another size. Sex and age from the DICOM headers.
 
 from pathlib import Path
 
+from nofinding.data.patient_age import ZERO
 from nofinding.errors import UserError
 from nofinding.sources.assembly import COLUMNS, Assembly
 from nofinding.sources.patient_headers import count_unusable, read_headers_of
@@ -159,12 +160,11 @@ def _films(assembly: Assembly) -> None:
           CASE WHEN NOT coalesce(lost, true) AND (kind = 'abnormal' OR
             (kind = 'uncertain' AND '{policy}' = 'positive')) THEN boxes END AS boxes,
           sex,
-          nullif(age, 0) AS age,  -- these are adults
+          age,
           coalesce(view, 'PA') AS view,  -- the publisher has no other
           list_concat(coalesce(flags, []), list_filter([kind,
             CASE WHEN readable = false THEN 'unreadable' END,
-            CASE WHEN lost THEN 'lost' END,
-            CASE WHEN age = 0 THEN 'age: 0 stands for unknown' END
+            CASE WHEN lost THEN 'lost' END
           ], lambda flag: flag IS NOT NULL)) AS flags
         FROM entries LEFT JOIN boxed USING (film) LEFT JOIN headers ON headers.path = entries.path
         """,
@@ -182,7 +182,7 @@ def _films(assembly: Assembly) -> None:
     for flag, what in (
         ("uncertain", f"films whose readers disagree, taken as {policy}"),
         ("lost", "films whose boxes are left out: a picture, and train_meta.csv lacks its size"),
-        ("age: 0 stands for unknown", "age 0, which stands for unknown, set to missing"),
+        (ZERO, "age 0, which stands for unknown, set to missing"),
     ):
         assembly.remark(what, assembly.one(
             "SELECT count(*) FROM films WHERE list_contains(flags, ?)", [flag]))  # fmt: skip

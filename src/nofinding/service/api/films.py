@@ -138,7 +138,7 @@ async def _take(film: Film, record: Mapping[str, float], service: Service, by: s
     """Puts a film that is on the disk into the queue. Raises what is wrong with it."""
     if film.why is not None:
         raise film.why
-    identity = Identity(uid=film.sha256.hexdigest())
+    identity = Identity()
     if film.kind == "DICOM":
         identity = await _read(film, service)
     return await run_in_threadpool(_offer, film, identity, record, service, by)
@@ -169,9 +169,8 @@ def _offer(
 ) -> Accepted:
     home = service.home
     try:
-        received = home.spool.adopt(
-            film.file, identity.uid, film.sha256.hexdigest(), ENDINGS[film.kind]
-        )
+        digest = film.sha256.hexdigest()
+        received = home.spool.adopt(film.file, identity.uid or digest, digest, ENDINGS[film.kind])
         taken = offer(home, received, record, identity.patient)
     except FullError as error:
         raise full(error) from None

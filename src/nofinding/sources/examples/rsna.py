@@ -7,6 +7,16 @@ from nofinding.sources.examples.writing import Copy
 
 __all__ = ["write_rsna"]
 
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+# As in every film of the publisher, whose files are secondary captures of modality CR.
+SHIPPED = {
+    "SOPClassUID": CAPTURE, "SpecificCharacterSet": "ISO_IR 100", "StudyDate": "19010101",
+    "StudyTime": "000000.00", "AccessionNumber": "", "ConversionType": "WSD",
+    "ReferringPhysicianName": "", "PatientBirthDate": "", "BodyPartExamined": "CHEST",
+    "StudyID": "", "SeriesNumber": "1", "InstanceNumber": "1", "PatientOrientation": "",
+    "PixelSpacing": ["0.143", "0.143"], "LossyImageCompression": "01",
+    "LossyImageCompressionMethod": "ISO_10918_1",
+}  # fmt: skip
 CLASSES = {None: "Normal", "effusion": "Lung Opacity", "mass": "No Lung Opacity / Not Normal"}
 
 
@@ -21,11 +31,13 @@ def write_rsna(copy: Copy) -> None:
         for visit in range(1 + (number % 3 == 0)):
             kind = list(CLASSES)[number % 5 // 2] if visit == 0 else None
             film = str(uuid.UUID(bytes=rng.bytes(16)))
+            view = "AP" if number % 4 == 1 else "PA"
             age = {1: "148", 2: "UNK"}.get(number, f"{round(who['age'])}")
             file = copy.dicom(
                 f"stage_2_train_images/{film}.dcm", copy.film(number, kind, visit), modality="CR",
                 PatientSex="FM"[int(who["sex"])], PatientAge=age,
-                ViewPosition="AP" if number % 4 == 1 else "PA", PatientID=film,
+                ViewPosition=view, SeriesDescription=f"view: {view}", PatientID=film,
+                PatientName=film, **SHIPPED,
             )  # fmt: skip
             opaque = kind == "effusion"
             for box in range(2 if opaque else 1):
@@ -42,9 +54,9 @@ def write_rsna(copy: Copy) -> None:
                 file.write_bytes(file.read_bytes()[:100])
     for number in range(copy.patients, copy.patients + 2):
         copy.dicom(f"stage_2_test_images/{uuid.UUID(bytes=rng.bytes(16))}.dcm", copy.film(number),
-                   modality="CR")  # fmt: skip
+                   modality="CR", **SHIPPED)  # fmt: skip
     copy.dicom(f"stage_2_train_images/{uuid.UUID(bytes=rng.bytes(16))}.dcm",
-               copy.film(copy.patients + 2), modality="CR")  # fmt: skip
+               copy.film(copy.patients + 2), modality="CR", **SHIPPED)  # fmt: skip
     copy.table("stage_2_train_labels.csv", ["patientId", "x", "y", "width", "height", "Target"],
                labels)  # fmt: skip
     copy.table("stage_2_detailed_class_info.csv", ["patientId", "class"], classes)

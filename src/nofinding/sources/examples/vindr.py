@@ -13,6 +13,14 @@ LABELS = ("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", 
 KINDS = {"nodule": "Nodule/Mass", "effusion": "Pleural effusion", "mass": "Lung Opacity"}
 
 
+# Of its data set the publisher ships these (tags.csv) and those of the picture alone: no Modality,
+# no UID and no PatientID. That it is a DX film stands in the file meta information.
+WITHOUT = ("Modality", "SOPClassUID", "SOPInstanceUID")
+SHIPPED = {"PixelSpacing": ["0.139", "0.139"], "WindowCenter": "128", "WindowWidth": "256",
+           "RescaleIntercept": "0", "RescaleSlope": "1", "NumberOfFrames": "1",
+           "LossyImageCompression": "00"}  # fmt: skip
+
+
 def write_vindr(copy: Copy) -> None:
     """Three readers a film in train, a consensus in test, whose last label but one has another
     name. Of film 2 one reader of three found something, of film 4 no two the same. Age 000Y in
@@ -27,7 +35,8 @@ def write_vindr(copy: Copy) -> None:
         film = rng.bytes(16).hex()
         age = {1: "000Y", 5: None}.get(number, f"{round(who['age']):03d}Y")
         copy.dicom(f"{part}/{film}.dicom", copy.film(number, kind),
-                   PatientSex="FM"[int(who["sex"])], PatientAge=age)  # fmt: skip
+                   without=WITHOUT, PatientSex="FM"[int(who["sex"])], PatientAge=age,
+                   **SHIPPED)  # fmt: skip
         for reader in range(3 if part == "train" else 1):
             told = KINDS[kind] if kind else LABELS[-1]
             if number == 2 and reader == 1:
@@ -39,7 +48,8 @@ def write_vindr(copy: Copy) -> None:
             place = [12.5 + reader, 20.0, 40.25, 44.0] if told != LABELS[-1] else [""] * 4
             boxes[part].append([*head, told, *place])
     (copy.root / f"train/{labels['train'][0][0]}.dicom").unlink()  # listed, but not there
-    copy.dicom(f"train/{rng.bytes(16).hex()}.dicom", copy.film(copy.patients))  # not listed
+    copy.dicom(f"train/{rng.bytes(16).hex()}.dicom", copy.film(copy.patients), without=WITHOUT,
+               **SHIPPED)  # fmt: skip  # not listed
     for part in labels:
         head = ["image_id", "rad_id"] if part == "train" else ["image_id"]
         names = [*LABELS[:-2], "Other diseases" if part == "train" else "Other disease", LABELS[-1]]

@@ -72,10 +72,17 @@ class Copy:
         return file
 
     def dicom(
-        self, path: str, pixels: UInt8[np.ndarray, "h w"], *, modality: str = "DX", **tags: object
+        self,
+        path: str,
+        pixels: UInt8[np.ndarray, "h w"],
+        *,
+        modality: str = "DX",
+        without: Sequence[str] = (),
+        **tags: object,
     ) -> Path:
         """Writes an uncompressed single-frame DICOM file, MONOCHROME2; `tags` by keyword, a
-        value of None leaves the element out."""
+        value of None leaves the element out. `without` are elements that a file has to have and
+        this one has not; without SOPInstanceUID its file meta information has none either."""
         given = str(tags.pop("SOPInstanceUID", None) or "")
         uid = UID(given) if given else generate_uid(None, [str(self.seed), path])
         data = Dataset()
@@ -92,20 +99,28 @@ class Copy:
                     setattr(data, keyword, value)
         data.PixelData = pixels.tobytes() + b"\0" * (pixels.size % 2)
         data["PixelData"].VR = "OB"
-        return self.save(path, data, data.SOPClassUID, uid)
+        sop_class = str(data.SOPClassUID)
+        for keyword in without:
+            delattr(data, keyword)
+        return self.save(path, data, sop_class, uid, named="SOPInstanceUID" not in without)
 
-    def save(self, path: str, data: Dataset, sop_class: str, uid: str = "") -> Path:
-        """Writes any DICOM file, explicit VR little endian."""
+    def save(
+        self, path: str, data: Dataset, sop_class: str, uid: str = "", *, named: bool = True
+    ) -> Path:
+        """Writes any DICOM file, explicit VR little endian; `named`: with an instance UID in its
+        file meta information."""
         file = self._at(path)
         data.file_meta = FileMetaDataset()
         data.file_meta.MediaStorageSOPClassUID = UID(sop_class)
-        data.file_meta.MediaStorageSOPInstanceUID = UID(
-            uid or generate_uid(None, [str(self.seed), path])
-        )
+        if named:
+            data.file_meta.MediaStorageSOPInstanceUID = UID(
+                uid or generate_uid(None, [str(self.seed), path])
+            )
         data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.preamble = bytes(128)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data.save_as(file, enforce_file_format=True)
+            data.save_as(file, enforce_file_format=named)
         return file
 
     def table(
