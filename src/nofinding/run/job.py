@@ -12,6 +12,7 @@ import torch
 from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField
+from nofinding.data.file_names import printed
 from nofinding.errors import UserError
 from nofinding.methods.protocol import dimensions_of
 from nofinding.run.batches import Scorer
@@ -171,7 +172,7 @@ def _runtime(options: ScoreOptions, model: Model) -> Runtime:
 
 def shown(model: str) -> str:
     """A shipped model by its name; of a folder only the last part of its path."""
-    return model if model in SHIPPED else Path(model).name
+    return model if model in SHIPPED else printed(Path(model).name)
 
 
 def _shipped_name(files: Sequence[str], options: ScoreOptions, known: Sequence[Known]) -> str:
@@ -179,7 +180,7 @@ def _shipped_name(files: Sequence[str], options: ScoreOptions, known: Sequence[K
     fields = known_fields(options.fields_file)
     if files:
         return shipped_for(file_records(files, options.ehr, fields, known))
-    records = Cohort(options.films, fields, look=False).records
+    records = Cohort(options.films, fields, look=False, remark=False).records
     return shipped_for(r for r in records if options.split in (None, r.split))
 
 
