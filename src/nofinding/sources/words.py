@@ -5,6 +5,7 @@ and as macros for the tables that DuckDB reads.
 """
 
 import re
+from collections.abc import Iterable
 
 from nofinding.data.ehr import MISSING, SEXES
 
@@ -37,8 +38,8 @@ def findings_in(cell: str) -> list[str]:
     return [word for word in map(str.strip, words) if word.casefold() not in MISSING]
 
 
-def _texts(words: object) -> str:
-    return ", ".join("'" + str(word).replace("'", "''") + "'" for word in words)  # type: ignore[attr-defined]
+def _texts(words: Iterable[str]) -> str:
+    return ", ".join("'" + word.replace("'", "''") + "'" for word in words)
 
 
 BLANK = "' ' || chr(9) || chr(10) || chr(13) || chr(160)"
