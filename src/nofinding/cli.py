@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,10 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nofinding import __version__
+from nofinding.data.file_names import as_path, as_text, printed
 from nofinding.data.plain_yaml import read_yaml
 from nofinding.errors import UserError
 
@@ -27,6 +30,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 DEFAULT = "diff3m-f"  # what `fit` fits where no method is named
 SWITCHES = (
     "--resume",
+    "--only_called",
     "--maps",
     "--overwrite",
     "--matched",
@@ -331,8 +335,13 @@ def _score(parser: ArgumentParser, parsed: Namespace) -> None:
     if parsed.files:
         table = Table("film", "score", "p-value", "flags", box=None)
         for row in rows:
-            table.add_row(row["image_id"], row["score"], row["p_value"], row["flags"])
+            table.add_row(*_plain(row["image_id"], row["score"], row["p_value"], row["flags"]))
         Console().print(table)
+
+
+def _plain(*cells: str) -> list[Text]:
+    """The cells as they are: a bracket in a film's name is no markup."""
+    return [Text(printed(cell)) for cell in cells]
 
 
 def _evaluate(parser: ArgumentParser, parsed: Namespace) -> None:
@@ -377,7 +386,7 @@ def _study(parser: ArgumentParser, parsed: Namespace) -> None:
         )
         for row in rows:
             if row["study"] == study:
-                table.add_row(row["film"], row["score"], row["p_value"], row["flags"])
+                table.add_row(*_plain(row["film"], row["score"], row["p_value"], row["flags"]))
         Console().print(table)
 
 
@@ -558,10 +567,21 @@ def _run(arguments: Sequence[str]) -> None:
     method, preset = _method_and_preset(given) if command == "fit" else (None, None)
     parser = parser_of(command, method, preset)
     try:
-        parsed = parser.parse_args(given)
+        parsed = parser.parse_args([as_text(argument) for argument in given])
     except ArgumentError as error:
-        raise UserError(_as_typed(_one_line(error), parser)) from None
-    COMMANDS[command][0](parser, parsed)
+        raise UserError(as_path(_as_typed(_one_line(error), parser))) from None
+    COMMANDS[command][0](parser, _with_paths(parsed))
+
+
+def _with_paths(parsed: Any) -> Any:
+    """What was parsed as text, with paths byte for byte: the parser knows UTF-8 alone."""
+    if isinstance(parsed, Namespace):
+        return Namespace(**{key: _with_paths(value) for key, value in vars(parsed).items()})
+    if isinstance(parsed, list):
+        return [_with_paths(value) for value in parsed]
+    if isinstance(parsed, Path):
+        return Path(as_path(str(parsed)))
+    return as_path(parsed) if isinstance(parsed, str) else parsed
 
 
 def _as_typed(told: str, parser: ArgumentParser) -> str:
@@ -598,10 +618,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
+    if isinstance(sys.stdout, TextIOWrapper):  # a path is printed byte for byte
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         _run(arguments)
     except (UserError, ArgumentError) as error:
-        print(f"nofinding: {_one_line(error)}", file=sys.stderr)
+        print(f"nofinding: {printed(_one_line(error))}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError:
         print(
@@ -617,6 +639,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"nofinding: {error.filename or 'file system'}: {error.strerror}", file=sys.stderr)
+        name = printed(str(error.filename or "file system"))
+        print(f"nofinding: {name}: {error.strerror}", file=sys.stderr)
         return 2
     return 0

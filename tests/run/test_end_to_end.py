@@ -158,6 +158,16 @@ def test_fit_is_repeatable_and_resume_of_a_finished_one_returns(
     assert load(tmp_path / "m" / "model")[1]["sha256"] == load(model / "model")[1]["sha256"]
     run(*fit, "--resume")
     assert "finished already" in capsys.readouterr().err
+    for changed, named in (
+        (["--seed", "3"], "seed was 0, now 3"),
+        (["--aspect", "squash"], "aspect was pad, now squash"),
+        (["--method.train.steps", "3"], "config.train.steps was"),
+        (["--fields", "age"], "fields was"),
+    ):
+        assert main([*map(str, fit), "--resume", *changed]) == 2
+        said = capsys.readouterr().err
+        assert "holds the finished model of another run" in said and named in said
+    assert load(tmp_path / "m" / "model")[1]["sha256"] == load(model / "model")[1]["sha256"]
 
 
 def test_preset_may_stand_in_the_config_file(

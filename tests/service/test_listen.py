@@ -87,8 +87,23 @@ def test_the_same_film_again_is_one_file_and_other_pixels_are_two(
 
 
 @pytest.mark.parametrize(("sender", "called"), [("STRANGER", "NOFINDING"), ("SCANNER", "OTHER")])
-def test_others_are_not_let_in(listener: Listener, film: Path, sender: str, called: str) -> None:
-    assert send(listener.port, film, sender, called) is None
+def test_others_are_not_let_in(
+    spool: Spool, film: Path, sender: str, called: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ListenOptions(port=0, home=HOME, accept=["SCANNER"], only_called=True)
+    with Listener(options, spool, lambda received: None) as listener:
+        assert send(listener.port, film, sender, called) is None
+        assert send(listener.port, film) == 0
+    why = "--accept does not name it" if sender == "STRANGER" else "it calls 'OTHER'"
+    assert f"{sender!r} was turned away: {why}" in caplog.text
+
+
+def test_whatever_they_call_us_they_are_let_in(
+    listener: Listener, film: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert send(listener.port, film, called="ANY-SCP") == 0  # as storescu does, untold
+    assert send(listener.port, film, "STRANGER", "ANY-SCP") is None
+    assert "'STRANGER' was turned away: --accept does not name it" in caplog.text
 
 
 def test_echo_and_what_is_no_film(listener: Listener) -> None:

@@ -151,3 +151,35 @@ def test_paths_of_the_table_do_not_lead_out(copy: Shipped) -> None:
     assert told["its file is not in the folder"] == 2  # one of them was so before
     assert told["its path leads out of the folder"] == 1
     assert told["no id of the film or the patient"] == 1
+
+
+def test_labels_by_study_hold_for_each_film_of_it(copy: Shipped) -> None:
+    films = copy.films()
+    study = next(i for i, film in films.items() if film.split == "test").rsplit("_view", 1)[0]
+    head = (copy.root / VALID).read_text().splitlines()[0].split(",")
+    labels = [title for title in head if title not in ("Path", "Sex", "Age", "Frontal/Lateral",
+                                                       "AP/PA")]  # fmt: skip
+    place = study.replace("_", "/")
+    rows = [["Study", *labels]]
+    for named in (f"CheXpert-v1.0/{place}", "CheXpert-v1.0\\patient99999\\study1"):
+        rows.append([named, *("1.0" if label == "Edema" else "0.0" for label in labels)])
+    text = "\n".join(",".join(row) for row in rows)
+    (copy.root / FOLDER / "groundtruth.csv").write_text(text + "\n")
+    again = {i: film for i, film in copy.films().items() if film.split == "test"}
+    assert {i.rsplit("_view", 1)[0] for i in again} == {study}
+    assert all(film.findings == {"Edema"} for film in again.values())
+    assert copy.told()["its file is not in the folder"] == 2  # the study that is not here, too
+
+
+def test_backslashes_and_other_words_for_a_sex(copy: Shipped) -> None:
+    before = copy.films()
+    for table in (TRAIN, VALID):
+        file = copy.root / table
+        head, *rows = file.read_text().splitlines()
+        changed = [row.split(",")[0].replace("/", "\\") + row[row.index(",") :] for row in rows]
+        text = "\n".join([head, *changed]) + "\n"
+        file.write_text(text.replace(",Male,", ",male,").replace(",Female,", ",F,"))
+    after = copy.films()
+    assert {i: (f.ehr, f.findings, f.split, f.flags) for i, f in after.items()} == {
+        i: (f.ehr, f.findings, f.split, f.flags) for i, f in before.items()
+    }

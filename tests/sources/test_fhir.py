@@ -376,3 +376,20 @@ def test_a_place_that_has_no_record(
     assert main([*arguments, *(["--record", record] if record else [])]) == 2
     told = capsys.readouterr().err
     assert error in told and "secret" not in told
+
+
+@pytest.mark.parametrize("base", ["urn:uuid:", "http://server/fhir/Patient/"])
+@pytest.mark.parametrize("own", [None, "p7"])
+def test_an_entry_is_known_by_its_full_url(
+    copy: Copy, made: Callable[..., list[Record]], base: str, own: str | None
+) -> None:
+    url = f"{base}0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0"
+    patient = {k: v for k, v in PATIENT.items() if k != "id"} | ({"id": own} if own else {})
+    told(copy, {"resourceType": "Bundle", "type": "collection", "entry": [
+        {"fullUrl": "urn:uuid:1", "resource": seen("39156-5", 31, "kg/m2",
+                                                   subject={"reference": url})},
+        {"fullUrl": url, "resource": patient},
+    ]}, file="bundle.json")  # fmt: skip
+    copy.text("films.csv", ["patient,path,taken", "MRN7,a.png,2020-06-01 12:00:00"])
+    (film,) = made()
+    assert film.ehr["bmi"] == 31 and film.ehr["sex"] == 0

@@ -343,3 +343,25 @@ def test_simulated_persons_against_a_search_by_hand(tmp_path: Path) -> None:
         compared += len(expected)
     assert len(films) == 112 and compared > 700
     shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("nothing", ["NULL", "\\N", "", "nan"])
+@pytest.mark.parametrize(
+    ("day", "time"),
+    [
+        ("20200601", "20200601 10:00:00"),
+        ("2020-06-01", "2020-06-01T10:00:00Z"),
+        ("2020-06-01 00:00:00", "2020-06-01 10:00:00 +00"),
+        ("2020-06-01", "2020-06-01 10:00:00.000+00:00"),
+        ("20200601", None),
+    ],
+)
+def test_what_databases_export_is_read(
+    copy: Copy, made: Callable[..., list[Record]], nothing: str, day: str, time: str | None
+) -> None:
+    n = nothing
+    measured(copy, f"1,3038553,{day},{time or n},{n},31,9531,{n},{n}")
+    copy.text("person.csv", [PERSON, f"1,8532,1960,{n},{n},{n}"])
+    (film,) = made()
+    assert film.ehr["bmi"] == 31 and film.ehr["sex"] == 0 and 59 < film.ehr["age"] < 61
+    assert said(copy) == {}

@@ -153,7 +153,7 @@ class FilmCache:
         stamp: str | None = pixels.stamp() if hasattr(pixels, "stamp") else None
         if stamp is None:
             return str(pixels.fingerprint())
-        key = hashlib.sha256(stamp.encode()).digest()
+        key = hashlib.sha256(os.fsencode(stamp)).digest()
         for _, _, value in self._seen.find(key):
             return value.hex()
         fingerprint = str(pixels.fingerprint())

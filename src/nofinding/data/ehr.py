@@ -22,9 +22,19 @@ from nofinding.types import Record
 
 __all__ = ["FIELDS", "EhrField", "EhrStats", "convert", "parse", "plausible", "read_fields"]
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})  # ways of writing "not recorded"
+# Ways of writing "not recorded", whatever the case: by pandas, R, SQL dumps and spreadsheets.
+MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "<na>", "nat", "null", "none", "\\n"})
+# Words for the categories of the field sex.
+SEXES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F"}
 RESERVED = frozenset({"image_id", "path", "patient_id", "findings", "split", "mask", "taken"})
-NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)", re.ASCII | re.DOTALL)
+# A number, and a unit that looks like one ("kg/m2", "10*3/uL"): what follows in "63,5", "60-69" or
+# 5'10" is none. LETTER is a class of its own in each dialect of regular expressions.
+NUMBER_AND_UNIT = (
+    r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)"
+    r"(\s*(?:[LETTER%°/\[(]|\{[^}]*\})(?:\{[^}]*\}|[^\s0-9{}])*[0-9]?(?:\s+[LETTER][^\s0-9]*)*"
+    r"|\s+1(?:(?:/|0\*|0\^)\S*)?|)"
+)
+NUMBER = re.compile(NUMBER_AND_UNIT.replace("LETTER", r"a-zA-Zµμ²\u00C0-\uFFEF"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +177,28 @@ def parse(field: EhrField, text: str, unit: str | None = None) -> float | None:
         return None
     match = NUMBER.fullmatch(text)
     if match is None or len(text) > 100:
-        raise UserError(f"{field.name}: {text[:40]!r} is not a number")
+        raise UserError(f"{field.name}: {text[:40]!r} is {_no_number(text)}")
     stated = match[2].strip() or unit
     value = float(match[1])
     value = convert(value, stated, field) if stated else value
     if not math.isfinite(value):
         raise UserError(f"{field.name}: {text[:40]!r} is not a finite number")
     return value
+
+
+def _no_number(text: str) -> str:
+    """What a cell is that is no number, and how to write what it may mean."""
+    if re.fullmatch(r"[+-]?\d+,\d+(\s*[^\W\d].*)?", text, re.ASCII):
+        return f"not a number; write {text.replace(',', '.')} (a point, no comma)"
+    if re.fullmatch(r"\d+(\.\d+)?\s*([-\u2010-\u2015]|to)\s*\d.*", text, re.ASCII):
+        return "a range, not a number"
+    if feet := re.fullmatch(
+        r"(\d)\s*(?:'|\u2019|\u2032|ft|feet)\s*(\d\d?)\s*(?:\"|''|\u201d|\u2033|in)?",
+        text,
+        re.ASCII,
+    ):
+        return f"feet and inches, not a number; write {12 * int(feet[1]) + int(feet[2])} in"
+    return "not a number"
 
 
 def _category(field: EhrField, text: str, unit: str | None) -> float | None:
@@ -186,6 +211,8 @@ def _category(field: EhrField, text: str, unit: str | None) -> float | None:
         return float(folded.index(text.casefold()))
     if text.casefold() in MISSING:
         return None
+    if field.name == "sex" and (sex := SEXES.get(text.casefold())) in field.categories:
+        return float(field.categories.index(sex))
     allowed = ", ".join(field.categories)
     raise UserError(f"{field.name}: {text[:40]!r} is not one of {allowed}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from nofinding.checkpoint import write_atomic
+from nofinding.data.file_names import printed
 from nofinding.errors import UserError
 from nofinding.evaluate.cohort_page import cohort_html
 from nofinding.evaluate.flow_figure import counted, flow_figure
@@ -24,6 +25,7 @@ from nofinding.sources.completion import DRAWN, complete, flow_of
 from nofinding.sources.flow import Flow
 from nofinding.sources.from_records import assemble_records
 from nofinding.sources.publisher import Publisher
+from nofinding.sources.table import Table
 
 __all__ = ["CohortOptions", "assemble_cohort"]
 
@@ -61,7 +63,7 @@ def assemble_cohort(spec: str, options: CohortOptions) -> Path:
         partial, spill = Path(work) / "cohort", Path(work) / "spill"
         partial.mkdir()
         spill.mkdir()
-        base = source.folder(root) if isinstance(source, Publisher) else path.parent
+        base = source.folder(root) if isinstance(source, Publisher | Table) else path.parent
         with closing(
             Assembly(
                 name, base, known, options, spill, options.threads, place=root, progress=tracked
@@ -95,7 +97,7 @@ def _write(
     folder: Path, told: dict[str, object], flow: Flow, lines: Sequence[str], spec: str,
     options: CohortOptions,
 ) -> None:  # fmt: skip
-    command = _command(spec, options)
+    command = printed(_command(spec, options))
     html = cohort_html(
         flow,
         fingerprint=str(told["fingerprint"]),

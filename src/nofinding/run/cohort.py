@@ -11,10 +11,13 @@ from pathlib import Path
 from nofinding.data.cache import FilmCache
 from nofinding.data.decode import FilmFile
 from nofinding.data.ehr import FIELDS, EhrField, read_fields
+from nofinding.data.file_names import printed
 from nofinding.data.split import check_splits
 from nofinding.errors import UserError
+from nofinding.run.progress import say
 from nofinding.sources import SOURCES
-from nofinding.sources.protocol import Kept, Made
+from nofinding.sources.lesions import MaskLesion
+from nofinding.sources.protocol import Kept, Made, Remarking
 from nofinding.sources.synthetic import innermost
 from nofinding.types import Record
 
@@ -68,9 +71,15 @@ class Cohort:
     """In the order of the sources; those of a cohort folder are made when they are asked for."""
 
     def __init__(
-        self, specs: Sequence[str], fields: Mapping[str, EhrField], *, look: bool = True
+        self,
+        specs: Sequence[str],
+        fields: Mapping[str, EhrField],
+        *,
+        look: bool = True,
+        remark: bool = True,
     ) -> None:
-        """Reads every row and, with `look`, finds every film; decodes none. Raises UserError."""
+        """Reads every row and, with `look`, finds every film; decodes none. Says what is noticed of
+        a table, unless `remark` is false. Raises UserError."""
         if not specs:
             raise UserError("--films is missing: write SOURCE:PATH, for example table:films.csv")
         self.specs = tuple(specs)
@@ -84,6 +93,9 @@ class Cohort:
             else:
                 self._of_source.append(list(source.read(root, fields)))
             offered |= set(source.offers(root, fields))
+            if remark and isinstance(source, Remarking):
+                for noticed in source.remarks(root, fields):
+                    say(f"{name}:{root}: {noticed.what}: {noticed.count:,}")
         self.records = Chained(self._of_source)
         self.offers = tuple(name for name in fields if name in offered)
         self.phantom = any(innermost(*part)[1] == "phantom" for part in parts)
@@ -92,6 +104,8 @@ class Cohort:
         for record in self.records if look else ():
             if isinstance(record.pixels, FilmFile):
                 record.pixels.check()
+            if isinstance(record.lesion, MaskLesion):
+                record.lesion.check()
 
     @property
     def name(self) -> str:
@@ -103,7 +117,7 @@ class Cohort:
             is_file = name != "phantom" and path.name
             inner = Path(path.parent.name) / path.name if is_file else root
             shown.append(f"{before}{name}:{inner}")
-        return ", ".join(shown)
+        return printed(", ".join(shown))
 
     def balanced(self, records: Sequence[Record], most: int) -> list[Record]:
         """The records, those of small sources `most` times at most, so that no source drowns

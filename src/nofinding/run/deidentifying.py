@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nofinding.checkpoint import write_atomic
+from nofinding.data.folder_walk import walk_files
 from nofinding.data.limits import FilmError
 from nofinding.errors import UserError
 from nofinding.evaluate.flow_figure import counted
@@ -35,7 +36,7 @@ LIST = "files.csv"
 COLUMNS = ("number", "file", "patient", "study", "done", "reason", "burnt_in", "sha256")
 PASSED = "is a DICOMDIR"  # a table of contents; no film is lost with it
 TWICE = "is the same film once more"
-LINKED = "is a link to a folder"
+FAULTS = {"folder link": "is a link to a folder", "link out": "is a link out of its folder"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,29 +174,15 @@ def _files(places: Sequence[str]) -> Iterator[Given]:
             number += 1
             yield Given(path=place, number=number, shown=str(place))
             continue
-        root = place.resolve()
-        for path in _below(place):
+        below = [*walk_files(place, links="never", hidden=True)]
+        for walked in sorted(below, key=lambda walked: os.fsencode(walked.path)):
             number += 1
-            inside = path.resolve().is_relative_to(root)
             yield Given(
-                path=path,
+                path=place / walked.path,
                 number=number,
                 shown=f"{place}: file number {number} in the order of `LC_ALL=C sort`",
-                fault=LINKED if path.is_dir() else "" if inside else "is a link out of its folder",
+                fault=FAULTS.get(walked.kind, ""),
             )
-
-
-def _below(folder: Path) -> list[Path]:
-    """All that is no folder, links to folders among it."""
-
-    def give_up(error: OSError) -> None:  # else its films would be missing, and nobody told
-        raise UserError(f"{folder}: a folder in it cannot be read ({error.strerror})") from None
-
-    found: list[Path] = []
-    for at, folders, names in os.walk(folder, onerror=give_up):
-        inside = [Path(at) / name for name in (*folders, *names)]
-        found += [path for path in inside if path.is_symlink() or not path.is_dir()]
-    return sorted(found, key=os.fsencode)
 
 
 def _require_free(out: Path, folders: Sequence[Path]) -> None:

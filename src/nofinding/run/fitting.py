@@ -1,6 +1,7 @@
 """fit: films and records in, a calibrated model out."""
 
 import hashlib
+import json
 import os
 import platform
 import time
@@ -31,6 +32,7 @@ from nofinding.run.gating import save_model_gate
 from nofinding.run.model import Model, load_model, save_model
 from nofinding.run.progress import is_first_process, say, tracked
 from nofinding.training import Job
+from nofinding.training.state import what_differs
 from nofinding.types import Record
 
 __all__ = [
@@ -136,8 +138,7 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
         raise UserError(f"--balance {options.balance}: give 1 (no repetition) or more")
     if (options.out / "model.json").exists():
         if options.resume:
-            say(f"{options.out} is finished already")
-            return load_model(options.out)
+            return _finished(method, config, options)
         raise UserError(f"--out {options.out}: holds a model already; choose another folder")
     _require_writable(options.out)
     fields = known_fields(options.fields_file)
@@ -204,6 +205,41 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
     save_model(options.out, detector, meta)
     say(f"{options.out}: {method} fitted in {minutes:.1f} minutes")
     return load_model(options.out)
+
+
+def _finished(method: str, config: Any, options: FitOptions) -> Model:
+    """The model that is there. Raises UserError, naming what differs, where another was asked for:
+    method, options, seed, films, record."""
+    model = load_model(options.out)
+    fields = known_fields(options.fields_file)
+    cohort = Cohort(options.films, fields, look=False)
+    train, _, origin = _parts(cohort, options)
+    meta = model.meta
+    there = {
+        "method": meta["method"],
+        "config": asdict(model.detector.config),
+        "seed": meta.get("seed"),
+        "aspect": meta["aspect"],
+        "films": meta.get("data_fingerprint"),
+        "fields": [field.name for field in model.detector.stats.fields],
+        "calibration": meta["calibration"]["from"],
+    }
+    here = {
+        "method": method,
+        "config": asdict(config),
+        "seed": options.seed,
+        "aspect": options.aspect,
+        "films": cohort.fingerprint(),
+        "fields": [f.name for f in chosen_fields(cohort, train, fields, options.fields)],
+        "calibration": origin,
+    }
+    if others := what_differs(json.loads(json.dumps(there)), json.loads(json.dumps(here))):
+        raise UserError(
+            f"--out {options.out}: holds the finished model of another run ({others}); give what "
+            "it had, or another folder"
+        )
+    say(f"{options.out} is finished already")
+    return model
 
 
 def _require_writable(out: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField
+from nofinding.data.file_names import printed
 from nofinding.errors import UserError
 from nofinding.methods.protocol import dimensions_of
 from nofinding.run.batches import Scorer
@@ -176,7 +177,7 @@ def _runtime(options: ScoreOptions, model: Model) -> Runtime:
 
 def shown(model: str) -> str:
     """A shipped model by its name; of a folder only the last part of its path."""
-    return model if model in SHIPPED else Path(model).name
+    return model if model in SHIPPED else printed(Path(model).name)
 
 
 @dataclass(frozen=True, kw_only=True)

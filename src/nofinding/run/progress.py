@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.distributed import is_torchelastic_launched
 
+from nofinding.data.file_names import printed
+
 __all__ = ["is_first_process", "say", "silently", "tracked"]
 
 T = TypeVar("T")
@@ -25,7 +27,7 @@ def say(line: str, *, everywhere: bool = False) -> None:
     """One line on stderr; under torchrun from the first process alone, unless `everywhere`."""
     if _silent.get() or (not everywhere and not is_first_process()):
         return
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printed(line), markup=False)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _work(
                 spent += entry["seconds"]
                 index.put(entry["batch"], journal.append(entry))
         _finish(job, place, scorer, parity, calibrator)
-    except (UserError, OSError, KeyboardInterrupt) as error:
+    except BaseException as error:  # whatever it was: what is left behind would block --out
         worth = 0.0 if isinstance(error, KeyboardInterrupt) else KEEP
         if not (fresh and shard[1] == 1 and spent <= worth and place.remove_if_alone()):
             say(f"{place.folder}: what is scored so far is kept; the same command goes on there")

@@ -33,6 +33,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from nofinding.clinical.send import require_title
+from nofinding.data.file_names import printed
 from nofinding.errors import UserError
 from nofinding.service.options import ServiceOptions
 from nofinding.service.spool import Received, Spool
@@ -63,6 +64,9 @@ class ListenOptions(ServiceOptions):
     """The address it listens at; 0.0.0.0 for all of the machine."""
     accept: list[str] = field(default_factory=list)
     """Titles of those who may send, one or more; nobody else is let in."""
+    only_called: bool = False
+    """Turn away those who call us by another title than --title; most programs call a store
+    ANY-SCP until they are told its title."""
     associations: int = 16
     """How many may be connected at once; others are turned away for the moment."""
     seconds: float = 30.0
@@ -95,7 +99,7 @@ class Listener:
     def __enter__(self) -> "Listener":
         options = self.options
         ae = AE(ae_title=options.title)
-        ae.require_called_aet = True
+        ae.require_called_aet = options.only_called
         ae.require_calling_aet = [*options.accept]
         ae.maximum_associations = options.associations
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = options.seconds
@@ -105,6 +109,7 @@ class Listener:
         handlers: Sequence[tuple[Any, Any]] = [
             (evt.EVT_C_ECHO, lambda event: STORED),
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_CONN_OPEN, _bound_pdus),
             (evt.EVT_PDU_RECV, _bound_message),
         ]
@@ -125,6 +130,19 @@ class Listener:
 
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
+
+    def _rejected(self, event: Event) -> None:
+        """Says in the log why somebody was turned away, by their own title."""
+        asked: Any = event.assoc.requestor.primitive
+        calling, called = (
+            printed(str(title).strip()) for title in (asked.calling_ae_title, asked.called_ae_title)
+        )
+        why = "there are too many connections"
+        if calling not in self.options.accept:
+            why = "--accept does not name it"
+        elif self.options.only_called and called != self.options.title:
+            why = f"it calls {called!r}, not {self.options.title!r} (--only_called)"
+        log.warning("%r was turned away: %s", calling, why)
 
     def _store(self, event: Event) -> int:
         """One object: 0x0000 only once it is on the disk; 0xA700 where it cannot be."""

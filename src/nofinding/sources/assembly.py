@@ -9,7 +9,10 @@ import csv
 import gzip
 import os
 import re
+import secrets
+import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,9 +21,13 @@ import duckdb
 import pyarrow as pa
 
 from nofinding.data.ehr import EhrField
+from nofinding.data.file_names import as_path, as_text, is_text, safe_id
+from nofinding.data.folder_walk import walk_files
 from nofinding.errors import UserError
 from nofinding.sources.choices import Choices
+from nofinding.sources.column_titles import lacks_column, require_commas
 from nofinding.sources.flow import Remark, Step
+from nofinding.sources.words import MACROS as WORDS
 
 __all__ = ["Assembly", "Progress"]
 
@@ -47,16 +54,22 @@ COLUMNS = {
 }
 
 # A number alone, in the notations that tables have; NULL for ">60", "1,5" or "unable". An id that
-# went through floating point ("17.0") is the whole number that it was.
+# went through floating point ("17.0") is the whole number that it was. A time is the clock as it
+# stands there, whatever offset from UTC stands behind it: a film's clock has none.
 MACROS = r"""
 CREATE MACRO number(t) AS CASE WHEN
   regexp_full_match(trim(t), '[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?') THEN
   CASE WHEN isfinite(try_cast(trim(t) AS DOUBLE)) THEN try_cast(trim(t) AS DOUBLE) END END;
+CREATE MACRO whole(t) AS regexp_replace(trim(t), '^(\d+)\.0+$', '\1');
+CREATE MACRO clock(t) AS replace(replace(whole(regexp_replace(trim(t),
+  '^(.*\d\d:\d\d.*?)\s*(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)$', '\1')), 'T', ' '), '/', '-');
 CREATE MACRO moment(t) AS coalesce(
   try_strptime(trim(t), '%Y-%m-%d %H:%M:%S'), try_strptime(trim(t), '%Y-%m-%d'),
-  try_strptime(trim(t), '%Y-%m-%d %H:%M:%S.%f'), try_strptime(trim(t), '%Y-%m-%d %H:%M'),
-  try_strptime(trim(t), '%Y-%m-%dT%H:%M:%S'));
-CREATE MACRO whole(t) AS regexp_replace(trim(t), '^(\d+)\.0+$', '\1');
+  try_strptime(clock(t), '%Y-%m-%d %H:%M:%S.%f'), try_strptime(clock(t), '%Y-%m-%d %H:%M:%S'),
+  try_strptime(clock(t), '%Y-%m-%d %H:%M'), try_strptime(clock(t), '%Y-%m-%d'),
+  CASE WHEN regexp_full_match(clock(t), '\d{8}( .*|\d{6})?') THEN coalesce(
+    try_strptime(clock(t), '%Y%m%d'), try_strptime(clock(t), '%Y%m%d %H:%M:%S'),
+    try_strptime(clock(t), '%Y%m%d %H:%M'), try_strptime(clock(t), '%Y%m%d%H%M%S')) END);
 CREATE MACRO stem(p) AS regexp_replace(regexp_replace(p, '^.*/', ''), '\.[^.]*$', '');
 """
 
@@ -102,16 +115,35 @@ class Assembly:
         """Films and patients that the publisher lists."""
         self.offered: set[str] = set()
         """Fields that the source can give."""
+        self.links: tempfile.TemporaryDirectory[str] | None = None
         self.con = duckdb.connect()
         self.con.execute(f"SET memory_limit='{MEMORY}'")
         self.con.execute(f"SET threads={self.threads}")
         self.con.execute("SET enable_progress_bar=false")
-        self.con.execute("SET temp_directory=?", [str(workshop)])
-        self.con.execute(MACROS)
+        self.con.execute("SET temp_directory=?", [self.reachable(workshop)])
+        self.con.execute(WORDS + MACROS)
 
     def close(self) -> None:
         """Lets the database go."""
         self.con.close()
+        if self.links is not None:
+            self.links.cleanup()
+
+    def reachable(self, path: Path) -> str:
+        """The path as the database can take it, which knows UTF-8 alone: of another one, a path by
+        way of a link."""
+        if is_text(str(path)):
+            return str(path)
+        if self.links is None:
+            self.links = tempfile.TemporaryDirectory(prefix="nofinding-")
+        target, rest = (path.parent, path.name) if is_text(path.name) else (path, "")
+        link = Path(self.links.name) / secrets.token_hex(8)
+        link.symlink_to(target.absolute())
+        return str(link / rest) if rest else str(link)
+
+    def file(self, path: str) -> Path:
+        """The file of a path as the films' table has it."""
+        return self.base / as_path(path)
 
     # --- tables in -----------------------------------------------------------------------------
 
@@ -149,7 +181,8 @@ class Assembly:
         also: Sequence[str] = (),
         separator: str = ",",
     ) -> tuple[str, ...]:
-        """Lets `table` stand for a CSV file, plain or gzipped; every cell is text, "" is NULL.
+        """Lets `table` stand for a CSV file, plain or gzipped; every cell is text. An empty one is
+        NULL, and so is a word for a missing value ("NaN", "NULL", ...).
 
         `needs` are its columns by name, whatever stands between them; `also` are NULL where the
         file lacks them. `versions` says which releases have the columns. Names are those in the
@@ -164,18 +197,18 @@ class Assembly:
         for name in needs:
             if name.casefold() not in folded:
                 told = f"; {versions}" if versions else ""
-                raise UserError(f"{file}: has no column {name!r}{told}")
+                raise UserError(f"{lacks_column(file, name, titles)}{told}")
         twice = next((t for t in (*needs, *also) if folded.count(t.casefold()) > 1), None)
         if twice is not None:
             raise UserError(f"{file}: two columns are called {twice!r}")
         types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(titles)))
         wanted = [
-            f'c{folded.index(name.casefold())} AS "{name}"'
+            f'stated(c{folded.index(name.casefold())}) AS "{name}"'
             if name.casefold() in folded
             else f'NULL::VARCHAR AS "{name}"'
             for name in (*needs, *also)
         ]
-        quoted = str(file).replace("'", "''")
+        quoted = self.reachable(file).replace("'", "''")
         quotes = "quote='', escape=''" if separator == "\t" else "quote='\"', escape='\"'"
         self.con.execute(
             f'CREATE OR REPLACE VIEW "{table}" AS SELECT {", ".join(wanted)} FROM '
@@ -281,17 +314,36 @@ class Assembly:
         or with all files: DICOM needs no ending.
 
         Goes into no link to a folder unless it stays inside or --follow_links; `outside` is true
-        of a link to a file that leads out of the folder. Called once; later calls do nothing.
+        of a link to a file that leads out of the folder. What is not looked at is counted. Called
+        once; later calls do nothing. A path is text (`file_names.as_text`), of which `file` gives
+        the file; a stem may be an id (`file_names.safe_id`).
         """
         if self.run("SELECT 1 FROM duckdb_tables() WHERE table_name = 'present'"):
             return
         self.run("CREATE TABLE present (path VARCHAR, name VARCHAR, stem VARCHAR, outside BOOLEAN)")
-        for rows in _chunks(_files(self.base, self.choices.follow_links, any_ending), 50_000):
+        passed: Counter[str] = Counter()
+        for rows in _chunks(self._files(passed, any_ending), 50_000):
             paths, outside = zip(*rows, strict=True)
             names = [path.rpartition("/")[2] for path in paths]
-            stems = [name.rpartition(".")[0] or name for name in names]
+            stems = [safe_id(as_path(name.rpartition(".")[0] or name)) for name in names]
             chunk = pa.table({"path": paths, "name": names, "stem": stems, "outside": outside})
             self.run_with(chunk, "INSERT INTO present SELECT * FROM chunk")
+        self.remark("links to folders elsewhere, not entered (--follow_links enters them)",
+                    passed["folder link"])  # fmt: skip
+        self.remark("files and folders whose names begin with a dot, not looked at",
+                    passed["hidden"])  # fmt: skip
+
+    def _files(self, passed: Counter[str], any_ending: bool) -> Iterator[tuple[str, bool]]:
+        """(path from the base as text, whether a link leads it out) of every file with a film's
+        ending; `passed` counts what was not looked at."""
+        for found in walk_files(
+            self.base, links="always" if self.choices.follow_links else "inside"
+        ):
+            if found.kind in ("file", "link out"):
+                if any_ending or Path(found.path).suffix.lower() in SUFFIXES:
+                    yield as_text(found.path), found.kind == "link out"
+            elif any_ending or found.kind == "folder link" or _may_be_film(self.base / found.path):
+                passed[found.kind] += 1
 
 
 def _chunks(items: Iterator[tuple[str, bool]], size: int) -> Iterator[list[tuple[str, bool]]]:
@@ -305,29 +357,8 @@ def _chunks(items: Iterator[tuple[str, bool]], size: int) -> Iterator[list[tuple
         yield rows
 
 
-def _files(base: Path, follow: bool, any_ending: bool) -> Iterator[tuple[str, bool]]:
-    """(path from the base, whether a link leads it out) of every file with a film's ending."""
-    inside = str(base.resolve()) + "/"
-    waiting, seen = [""], {os.path.realpath(base)}
-    while waiting:
-        folder = waiting.pop()
-        try:
-            entries = sorted(os.scandir(base / folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"{base / folder}: cannot be read ({error.strerror})") from None
-        for entry in entries:
-            path = f"{folder}{entry.name}"
-            if entry.name.startswith(".") or not entry.name.isprintable():
-                continue
-            real = os.path.realpath(entry.path) if entry.is_symlink() else ""
-            out = bool(real) and not (real + "/").startswith(inside) and not follow
-            if entry.is_dir():
-                real = real or os.path.realpath(entry.path)
-                if not out and real not in seen:  # a link may lead back to where we came from
-                    seen.add(real)
-                    waiting.append(f"{path}/")
-            elif any_ending or Path(entry.name).suffix.lower() in SUFFIXES:
-                yield path, out
+def _may_be_film(hidden: Path) -> bool:
+    return hidden.suffix.lower() in SUFFIXES or (hidden.is_dir() and hidden.name != ".git")
 
 
 def _titles(file: Path, separator: str = ",") -> list[str]:
@@ -348,6 +379,8 @@ def _titles(file: Path, separator: str = ",") -> list[str]:
         raise UserError(f"{file}: is not a CSV file (UTF-8, separated by commas)") from None
     if not titles:
         raise UserError(f"{file}: is empty")
+    if separator == ",":
+        require_commas(file, titles)
     return titles
 
 

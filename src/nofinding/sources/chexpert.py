@@ -25,8 +25,8 @@ UNNAMED = "Finding without a label"
 
 def assemble(assembly: Assembly) -> None:
     """The frontal films, with labels, age, sex, view and the official split."""
-    _tables(assembly)
     assembly.walk()
+    _tables(assembly)
     _labels(assembly)
     assembly.films(
         f"""
@@ -42,14 +42,15 @@ def assemble(assembly: Assembly) -> None:
             ELSE there.path END AS path,
           judged.split AS split,
           findings,
-          CASE "Sex" WHEN 'Male' THEN 'M' WHEN 'Female' THEN 'F' END AS sex,
+          sex_of("Sex") AS sex,
           nullif(number("Age"), 0) AS age,
           -- the test set's table says nothing of the view but in the film's name
           CASE WHEN ends_with(named.view, 'lateral') OR "Frontal/Lateral" = 'Lateral' THEN 'lateral'
             WHEN "Frontal/Lateral" IS NULL THEN coalesce("AP/PA", 'unstated')
             ELSE "AP/PA" END AS view,
           list_filter([kind,
-            CASE WHEN "Sex" NOT IN ('Male', 'Female') THEN 'sex: stated as unknown' END,
+            CASE WHEN "Sex" IS NOT NULL AND sex_of("Sex") IS NULL
+              THEN 'sex: stated as unknown' END,
             CASE WHEN number("Age") = 0 THEN 'age: 0 stands for unknown' END,
             CASE WHEN number("Age") >= 90 THEN 'age: 90 stands for 90 and above' END,
             CASE WHEN devices AND kind = 'normal' THEN 'devices' END
@@ -78,13 +79,41 @@ def _tables(assembly: Assembly) -> None:
     )  # fmt: skip
     parts = [("train", "train"), ("valid", "test" if test is None else "val")]
     if test is not None:
-        assembly.csv("test", test, needs, also=RECORD, versions="the test set's labels have it")
+        _test_labels(assembly, test)
         parts.append(("test", "test"))
-    rows = " UNION ALL ".join(f"SELECT *, '{split}' AS split FROM {name}" for name, split in parts)
+    rows = " UNION ALL ".join(
+        f"""SELECT * REPLACE (replace("Path", '\\', '/') AS "Path"), '{split}' AS split
+        FROM {name}"""
+        for name, split in parts
+    )
     assembly.run(f"CREATE TABLE entries AS {rows}")
     if test is not None:
         assembly.remark("films of valid.csv, which is val since the test set's labels are here",
                         assembly.one("SELECT count(*) FROM valid"))  # fmt: skip
+
+
+def _test_labels(assembly: Assembly, file: Path) -> None:
+    """The table test: a row a film, by column Path; or by column Study, a row a study, whose labels
+    count for each film of it that is here. A study without one has a row, to be counted."""
+    labels = ("No Finding", *LABELS)
+    titles = {title.casefold() for title in assembly.titles(file)}
+    known = "the test set's labels have it"
+    if "path" in titles or "study" not in titles:
+        assembly.csv("test", file, ("Path", *labels), also=RECORD, versions=known)
+        return
+    assembly.csv("studies", file, ("Study", *labels), also=RECORD, versions=known)
+    study = r"(patient\d+/study\d+)"
+    assembly.run(
+        f"""
+        CREATE TABLE test AS SELECT coalesce(path, "Study" || '/view1_frontal.jpg') AS "Path",
+          * EXCLUDE ("Study", place, path)
+        FROM (SELECT *, regexp_extract(replace("Study", '\\', '/'), '{study}', 1) AS place
+              FROM studies)
+        LEFT JOIN (SELECT regexp_extract(path, '{study}/view\\d+_[a-z]+[.][A-Za-z]+$', 1) AS place,
+                     regexp_extract(path, '{study}/view.*$') AS path
+                   FROM present GROUP BY ALL) here USING (place)
+        """
+    )
 
 
 def _only(assembly: Assembly, *patterns: str) -> Path:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from nofinding.data.decode import FilmFile, PublishedFile
 from nofinding.data.ehr import EhrField, convert
+from nofinding.data.file_names import as_path
 from nofinding.errors import UserError
 from nofinding.sources.assembly import COLUMNS, Assembly
 from nofinding.sources.flow import Flow
@@ -61,7 +62,7 @@ def write_table(assembly: Assembly, flow: Flow, folder: Path) -> dict[str, Any]:
 
 
 def _copy(assembly: Assembly, columns: str, file: Path) -> None:
-    target = str(file).replace("'", "''")
+    target = assembly.reachable(file).replace("'", "''")
     assembly.run(
         f"COPY (SELECT {columns} FROM films ORDER BY image_id) TO '{target}' "
         f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROWS})"
@@ -72,12 +73,13 @@ def fingerprint(table: Path) -> str:
     """One hash over who is in which part and what is known of them, without paths: two cohorts
     with the same one are the same, wherever their films lie."""
     digest = hashlib.sha256()
-    for batch in pq.ParquetFile(table).iter_batches(batch_size=ROWS):
-        names = [name for name in batch.schema.names if name not in ("path", "flags")]
-        columns = [batch.column(name).to_pylist() for name in names]
-        digest.update("|".join(names).encode())
-        for cells in zip(*columns, strict=True):
-            digest.update(repr(cells).encode())
+    with table.open("rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS):
+            names = [name for name in batch.schema.names if name not in ("path", "flags")]
+            columns = [batch.column(name).to_pylist() for name in names]
+            digest.update("|".join(names).encode())
+            for cells in zip(*columns, strict=True):
+                digest.update(repr(cells).encode())
     return digest.hexdigest()
 
 
@@ -119,7 +121,8 @@ def _with_places(table: pa.Table, folder: Path, sha256: str) -> pa.Table:
     try:
         if _sha256(file) != sha256:
             raise UserError(f"{file}: is not the one of {DESCRIPTION}; make the cohort again")
-        places = pq.read_table(file)
+        with file.open("rb") as stream:
+            places = pq.read_table(stream)
     except FileNotFoundError:
         raise UserError(f"{file}, which says where the films lie, is not here") from None
     except (pa.ArrowException, OSError):
@@ -145,8 +148,10 @@ class Films(Made):
                 )
         self._units = {name: told["fields"][name]["unit"] for name in self._fields}
         try:
-            more = [GREYS] if GREYS in pq.read_schema(folder / TABLE).names else []
-            self._table = pq.read_table(folder / TABLE, columns=[*COLUMNS, *self._fields, *more])
+            with (folder / TABLE).open("rb") as stream:
+                more = [GREYS] if GREYS in pq.read_schema(stream).names else []
+                columns = [*COLUMNS, *self._fields, *more]
+                self._table = pq.read_table(stream, columns=columns)
         except (pa.ArrowException, OSError):
             raise UserError(f"{folder / TABLE}: is damaged") from None
         if told.get("places"):
@@ -173,7 +178,7 @@ class Films(Made):
 
     def _record(self, row: int, cells: dict[str, Any]) -> Record:
         where = f"{self.folder}: film {row + 1}"
-        path = PurePath(cells["path"])
+        path = PurePath(as_path(cells["path"]))
         if path.is_absolute() or ".." in path.parts:  # `cohort` writes no such path
             raise UserError(f"{where}: its path leads out of the folder of the films")
         greys, place = cells.get(GREYS), self.base / path

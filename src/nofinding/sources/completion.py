@@ -179,7 +179,7 @@ def _films_apart(assembly: Assembly) -> None:
     decoded are left out."""
     pixels = assembly.choices.verify == "pixels"
     paths = [row[0] for row in assembly.run("SELECT path FROM films ORDER BY path")]
-    files = [assembly.base / path for path in paths]
+    files = [assembly.file(path) for path in paths]
     workers = assembly.threads
     pool: Executor
     if pixels:  # a decoder child each

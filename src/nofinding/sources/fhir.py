@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from nofinding.data.ehr import FIELDS
+from nofinding.data.file_names import as_text
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
 from nofinding.sources.fhir_reading import is_address, read_folder, read_server
@@ -233,7 +234,7 @@ def _attachments(assembly: Assembly) -> None:
                         "DocumentReference")  # fmt: skip
     assembly.walk(any_ending=True)
     assembly.run(r"DELETE FROM present WHERE regexp_matches(lower(name), '\.(nd)?json(\.gz)?$')")
-    base = f"{assembly.base.resolve()}/"
+    base = as_text(f"{assembly.base.resolve()}/")
     assembly.run(
         r"""
         CREATE OR REPLACE TABLE medias AS SELECT * REPLACE (regexp_replace(CASE WHEN

@@ -6,13 +6,13 @@ gzipped. A line or a file that is too long, or is no JSON, is counted and passed
 
 import gzip
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from nofinding.data.folder_walk import walk_files
 from nofinding.errors import UserError
 from nofinding.sources.fhir_resources import resources_in
 from nofinding.sources.fhir_server import TOKEN, Server, escaped, is_address
@@ -22,6 +22,7 @@ __all__ = ["TOKEN", "UNREADABLE", "is_address", "read_folder", "read_server"]
 LINE = 2**22  # bytes of a resource on a line
 WHOLE = 2**26  # bytes of a JSON file
 BATCH = 20  # patients asked for at a time: an address may not be long
+LINKED = "links to folders in the folder of FHIR files, not entered"
 UNREADABLE = "FHIR lines or files that cannot be read, or are too long"
 
 Resource = dict[str, Any]
@@ -33,25 +34,25 @@ def read_folder(folder: Path, kinds: Sequence[str], counts: Counter[str]) -> Ite
     Raises UserError where there is no such file, one is cut off, or a JSON file is over 64 MiB.
     """
     found = False
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(place) / name
-            bare = name.lower().removesuffix(".gz")
-            if not bare.endswith((".ndjson", ".json")) or not file.is_file():
-                continue
-            found = True
-            try:
-                with (gzip.open if name.lower().endswith(".gz") else open)(file, "rb") as stream:
-                    binary = cast("BinaryIO", stream)
-                    if bare.endswith(".ndjson"):
-                        yield from _lines(binary, kinds, counts)
-                    else:
-                        yield from _whole(file, binary, kinds, counts)
-            except (gzip.BadGzipFile, EOFError, zlib.error):
-                raise UserError(f"{file}: is not a whole gzip file; download it again") from None
-            except OSError as error:
-                raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    for walked in walk_files(folder, links="never", hidden=True):
+        file, name = folder / walked.path, walked.path.lower()
+        bare = name.removesuffix(".gz")
+        if walked.kind == "folder link":
+            counts[LINKED] += 1
+        if not bare.endswith((".ndjson", ".json")) or not file.is_file():
+            continue
+        found = True
+        try:
+            with (gzip.open if name.endswith(".gz") else open)(file, "rb") as stream:
+                binary = cast("BinaryIO", stream)
+                if bare.endswith(".ndjson"):
+                    yield from _lines(binary, kinds, counts)
+                else:
+                    yield from _whole(file, binary, kinds, counts)
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise UserError(f"{file}: is not a whole gzip file; download it again") from None
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     if not found:
         raise UserError(f"fhir:{folder}: has no .ndjson or .json file")
 

@@ -6,7 +6,7 @@ the record of one (`clinical/fhir_record.py`).
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -142,12 +142,31 @@ def values_of(
 
 
 def resources_in(content: Any, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The resources of these kinds: the content itself, or a Bundle's entries."""
+    """The resources of these kinds: the content itself, or a Bundle's entries.
+
+    An entry without an id has that of its fullUrl; a subject that is named by the fullUrl of an
+    entry of the same Bundle is that entry's resource.
+    """
     if not isinstance(content, dict):
         return
-    entries: Iterable[Any] = [content]
-    if content.get("resourceType") == "Bundle":
-        entries = [entry.get("resource") for entry in objects(content.get("entry"))]
-    for resource in entries:
-        if isinstance(resource, dict) and resource.get("resourceType") in kinds:
-            yield resource
+    if content.get("resourceType") != "Bundle":
+        if content.get("resourceType") in kinds:
+            yield content
+        return
+    entries = [*map(_identified, objects(content.get("entry")))]
+    ids = {url: f"{one.get('resourceType')}/{one['id']}"
+           for url, one in entries if url and isinstance(one.get("id"), str)}  # fmt: skip
+    for _, resource in entries:
+        if resource.get("resourceType") in kinds:
+            subject = mapping(resource.get("subject"))
+            meant = ids.get(str(subject.get("reference")))
+            yield {**resource, "subject": {**subject, "reference": meant}} if meant else resource
+
+
+def _identified(entry: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """(fullUrl, resource) of a Bundle's entry, the resource with an id where either has one."""
+    resource, url = mapping(entry.get("resource")), printable(entry.get("fullUrl"))
+    if url is None or printable(resource.get("id")) is not None:
+        return url, resource
+    own = re.search(r"^urn:(?:uuid|oid):(.+)$|/([^/?#]+)(?:/_history/[^/]*)?$", url)
+    return url, {**resource, "id": (own[1] or own[2]) if own else url}

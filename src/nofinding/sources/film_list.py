@@ -27,11 +27,7 @@ def take_film_list(assembly: Assembly, file: Path, patient: str) -> None:
         raise UserError(
             f"{file}: column split: {wrong[0][0][:40]!r} is not one of train, val, test, or empty"
         )
-    found = (
-        "list_filter(list_transform(string_split(coalesce(findings, ''), '|'), lambda x: trim(x)), "
-        "lambda x: x != '' AND lower(x) != 'no finding')"
-    )
-    both = "lower(findings) SIMILAR TO '(.*[|])? *no finding *([|].*)?'"
+    found = "list_filter(findings_in(findings), lambda x: NOT no_finding(x))"
     assembly.films(
         f"""
         SELECT pseudonym('film', coalesce(image_id, path)) AS image_id,
@@ -40,7 +36,7 @@ def take_film_list(assembly: Assembly, file: Path, patient: str) -> None:
           trim(path) AS path, moment(taken) AS taken,
           nullif(lower(trim(split)), '') AS split, nullif(upper(trim(view)), '') AS view,
           {found if "findings" in folded else "NULL::VARCHAR[]"} AS findings,
-          CASE WHEN {both} AND len({found}) > 0
+          CASE WHEN len(findings_in(findings)) > len({found}) AND len({found}) > 0
             THEN 'labelled No Finding and a finding at once' END AS unfit
         FROM list
         """

@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from nofinding.data.decode import FilmFile, VolumeFile
+from nofinding.data.file_names import as_text
 from nofinding.errors import UserError
 from nofinding.sources.assembly import COLUMNS, Assembly
 from nofinding.sources.lesions import BoxLesion, MaskLesion
-from nofinding.sources.protocol import Source
+from nofinding.sources.protocol import Remarking, Source
 from nofinding.types import Record
 
 __all__ = ["assemble_records"]
@@ -33,6 +34,9 @@ def assemble_records(assembly: Assembly, source: Source, root: str) -> bool:
     }
     told = ", ".join(f'"{name}" {kind}' for name, kind in kinds.items())
     assembly.run(f"CREATE TABLE given ({told})")
+    if isinstance(source, Remarking):
+        for remark in source.remarks(root, assembly.fields):
+            assembly.remark(remark.what, remark.count)
     official = False
     records = source.read(root, assembly.fields)
     while some := list(islice(records, CHUNK)):
@@ -60,8 +64,8 @@ def _row(record: Record, source: str, base: Path, assembly: Assembly) -> dict[st
     row: dict[str, Any] = {
         "image_id": record.image_id,
         "patient_id": record.patient_id,
-        "path": os.path.relpath(film.path.resolve(), base),
-        "taken": record.taken,
+        "path": as_text(os.path.relpath(film.path.resolve(), base)),
+        "taken": None if record.taken is None else record.taken.replace(tzinfo=None),
         "split": record.split,
         "findings": None if record.findings is None else sorted(record.findings),
         "boxes": [box._asdict() for box in boxes] or None,

@@ -42,7 +42,7 @@ def read_headers(assembly: Assembly, paths: str) -> None:
     titles = ", ".join(f"{name} VARCHAR" for name in ("path", *COLUMNS, *MADE))
     assembly.run(f"CREATE OR REPLACE TABLE headers ({titles}, years DOUBLE)")
     names = [row[0] for row in assembly.run(f"SELECT DISTINCT path FROM ({paths}) ORDER BY 1")]
-    files = [assembly.base / name for name in names]
+    files = [assembly.file(name) for name in names]
     rows: list[dict[str, str | float | None]] = []
     found = read_studies(files, min(os.cpu_count() or 1, 16, 1 + len(files) // 200))
     shown = assembly.progress(files, "reading headers")
@@ -114,7 +114,7 @@ def _same_uid(assembly: Assembly) -> None:
 
 def _hash(assembly: Assembly, path: str) -> str:
     try:
-        return FilmFile(assembly.base / path).fingerprint()
+        return FilmFile(assembly.file(path)).fingerprint()
     except UserError:
         return "cannot be read"
 

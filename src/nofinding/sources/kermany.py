@@ -24,10 +24,12 @@ def assemble(assembly: Assembly) -> None:
         f"""
         CREATE TABLE placed AS
         WITH found AS (
-          SELECT path, regexp_extract(path, '(?i){PLACE}', ['split', 'label', 'stem']) AS place
+          SELECT path, stem,
+            regexp_extract(path, '(?i){PLACE}', ['split', 'label', 'stem']) AS place
           FROM present WHERE regexp_matches(path, '(?i){PLACE}'))
         -- the archive on Kaggle holds everything twice, once a folder deeper
-        SELECT place, first(path ORDER BY length(path), path) AS path, count(*) - 1 AS copies,
+        SELECT place, first(path ORDER BY length(path), path) AS path, min(stem) AS stem,
+          count(*) - 1 AS copies,
           regexp_extract(place.stem, '{PATIENT}', 1) AS patient
         FROM found GROUP BY place
         """
@@ -39,8 +41,8 @@ def assemble(assembly: Assembly) -> None:
         )
     assembly.films(
         """
-        SELECT 'k-' || place.stem AS image_id,
-          'k-' || coalesce(nullif(patient, ''), place.stem) AS patient_id,
+        SELECT 'k-' || stem AS image_id,
+          'k-' || coalesce(nullif(patient, ''), stem) AS patient_id,
           path,
           CASE lower(place.split) WHEN 'test' THEN 'test' ELSE 'train' END AS split,
           CASE upper(place.label) WHEN 'NORMAL' THEN [] ELSE list_concat(['Pneumonia'],

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nofinding.data.decode import FilmFile
+from nofinding.data.decode import FilmFile, VolumeFile
 from nofinding.errors import UserError
+from nofinding.sources.column_titles import lacks_column
 from nofinding.sources.rows import read_header, read_rows
 from nofinding.types import Lesion, Pixels
 
@@ -21,6 +22,8 @@ __all__ = ["Box", "BoxLesion", "MaskLesion", "read_boxes"]
 
 ORIGINAL = 1024  # pixels, both sides
 COLUMNS = ("image", "x", "y", "w", "h")
+PNG_HEAD = 2**16  # bytes, in which a PNG says how it is stored
+WITH_ALPHA = (4, 6)  # PNG colour types: grey and alpha, RGB and alpha
 
 
 class Box(NamedTuple):
@@ -62,8 +65,27 @@ class MaskLesion:
     mask: FilmFile
     film: FilmFile
 
+    def check(self) -> None:
+        """Raises UserError, before any work, where the mask is no file that can be one: it is a PNG
+        whose values are all there is (or a volume), for JPEG smears its edges into what was black,
+        and of transparency nobody knows whether it means the finding or not."""
+        self.mask.check()
+        if isinstance(self.mask, VolumeFile):
+            return
+        with self.mask.path.open("rb") as file:
+            start = file.read(PNG_HEAD)
+        fault = ""
+        if start[:8] != b"\x89PNG\r\n\x1a\n":
+            fault = "is no PNG; other kinds, JPEG above all, change the values at a mask's edge"
+        elif start[25] in WITH_ALPHA or b"tRNS" in start[26 : start.find(b"IDAT")]:
+            fault = "has transparency, of which nobody knows what it means"
+        if fault:
+            raise UserError(f"{self.mask.where}: {self.mask.path} {fault}; save the mask as a grey "
+                            "PNG, black (0) but for the finding")  # fmt: skip
+
     def __call__(self) -> Lesion:
-        """Raises UserError where the mask is not as large as the film."""
+        """Raises UserError where the mask is not as large as the film, or as `check` does."""
+        self.check()
         mask, film = self.mask(), self.film()
         if mask.shape != film.shape:
             raise UserError(
@@ -87,7 +109,7 @@ def read_boxes(file: Path) -> dict[str, tuple[Box, ...]]:
     titles = [title.strip().lower() for title in read_header(file)]
     for column in COLUMNS:
         if column not in titles:
-            raise UserError(f"{file}: has no column {column!r}")
+            raise UserError(lacks_column(file, column, titles))
     places = [titles.index(column) for column in COLUMNS]
     boxes: dict[str, tuple[Box, ...]] = {}
     for row, cells in read_rows(file):

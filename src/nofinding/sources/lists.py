@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
+from nofinding.data.ehr import MISSING
+from nofinding.data.file_names import as_text
+from nofinding.data.folder_walk import walk_files
 from nofinding.errors import UserError
+from nofinding.sources.column_titles import require_commas
+from nofinding.sources.words import is_no_finding
 
 if TYPE_CHECKING:
     from nofinding.sources.assembly import Assembly
@@ -26,7 +31,6 @@ __all__ = ["Listed", "apply_lists", "read_lists"]
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val",
           "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
-NORMAL = frozenset({"0", "normal", "good", "no finding", "no_finding"})
 LARGEST = 2**28  # bytes of a list
 
 
@@ -72,7 +76,7 @@ def _label(word: str) -> Label:
     folded = word.strip().lower()
     if folded in ("unlabeled", "unlabelled"):
         return "unlabelled"
-    return "normal" if folded in NORMAL else "abnormal"
+    return "normal" if is_no_finding(folded) else "abnormal"
 
 
 def _split(word: str, where: str) -> str:
@@ -92,6 +96,7 @@ def _csv(path: Path, text: str) -> Iterator[Listed]:
 def _rows(path: Path, rows: "csv.DictReader[str]") -> Iterator[Listed]:
     titles = {title.strip().lower(): title for title in rows.fieldnames or ()}
     film = next((titles[t] for t in ("film", "image_id", "path") if t in titles), None)
+    require_commas(path, [*(rows.fieldnames or ("",))])
     if film is None or "split" not in titles:
         raise UserError(f"{path}: needs the columns film and split")
     for row, cells in enumerate(rows, start=2):
@@ -100,6 +105,7 @@ def _rows(path: Path, rows: "csv.DictReader[str]") -> Iterator[Listed]:
         if not name.strip():
             raise UserError(f"{where}, column {film}: is empty")
         label = (cells[titles["label"]] or "").strip() if "label" in titles else ""
+        label = "" if label.casefold() in MISSING else label
         yield Listed(_name(name), _split(word, f"{where}, column split"),
                      _label(label) if label else None)  # fmt: skip
 
@@ -130,12 +136,13 @@ def _folders(path: Path) -> Iterator[Listed]:
     found = False
     for part in sorted(p for p in path.iterdir() if p.is_dir() and p.name.lower() in SPLITS):
         for label in sorted(p for p in part.iterdir() if p.is_dir()):
-            for file in sorted(label.rglob("*")):
-                inside = file.relative_to(label).parts[:-1]
-                if not file.is_file() or file.name.startswith(".") or "label" in inside:
+            for walked in walk_files(label, links="always"):
+                *inside, name = walked.path.split("/")
+                if walked.kind == "hidden" or "label" in inside:
                     continue  # a folder label holds masks
                 found = True
-                yield Listed(_name(file.name), SPLITS[part.name.lower()], _label(label.name))
+                listed = _name(as_text(name))
+                yield Listed(listed, SPLITS[part.name.lower()], _label(label.name))
     if not found:
         raise UserError(f"{path}: has no films in train/good, valid/good, test/good, test/Ungood")
 

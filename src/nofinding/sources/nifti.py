@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nofinding.data.ehr import EhrField
 from nofinding.errors import UserError
+from nofinding.sources.flow import Remark
 from nofinding.sources.table import Table
 from nofinding.types import Record
 
@@ -30,6 +31,10 @@ class Nifti:
     def read(self, root: str, fields: Mapping[str, EhrField]) -> Iterator[Record]:
         """The rows as records, in order. Raises UserError as a table of films does."""
         yield from Table(volumes=True).read(_listed(root), fields)
+
+    def remarks(self, root: str, fields: Mapping[str, EhrField]) -> tuple[Remark, ...]:
+        """What is noticed of volumes.csv, as of a table of films."""
+        return Table(volumes=True).remarks(_listed(root), fields)
 
     def offers(self, root: str, fields: Mapping[str, EhrField]) -> tuple[str, ...]:
         """The fields that have a column, whether or not anything stands in it."""

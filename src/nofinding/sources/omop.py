@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nofinding.data.ehr import FIELDS
+from nofinding.data.file_names import as_text
 from nofinding.data.units import SPELLINGS, factor
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
+from nofinding.sources.column_titles import lacks_column
 from nofinding.sources.film_list import take_film_list
 from nofinding.sources.headers import drop_raw_twins, read_headers
 from nofinding.sources.nearest import (
@@ -111,7 +113,8 @@ class _Cdm:
                 f"omop:{kind}: needs DuckDB's extension {kind}, which is not installed; nothing is "
                 "downloaded here. Export the tables as CSV or Parquet, or install it"
             )
-        quoted = target.replace("'", "''")
+        quoted = target if kind == "postgres" else self.assembly.reachable(Path(target))
+        quoted = quoted.replace("'", "''")
         try:
             con.execute(f"ATTACH '{quoted}' AS cdm (TYPE {kind}, READ_ONLY)")
         except duckdb.Error:
@@ -145,9 +148,10 @@ class _Cdm:
         if file is None:
             return False
         if file.suffix.lower() == ".parquet":
-            quoted = str(file).replace("'", "''")
+            quoted = self.assembly.reachable(file).replace("'", "''")
             try:
-                titles = pq.read_schema(file).names
+                with file.open("rb") as stream:
+                    titles = pq.read_schema(stream).names
             except (pa.ArrowException, OSError):
                 raise UserError(f"{file}: is not a Parquet file") from None
             self._texts(table, f"read_parquet('{quoted}')", titles, str(file), needs, also)
@@ -164,9 +168,9 @@ class _Cdm:
         spelt = {title.lower(): title for title in titles}
         absent = next((name for name in needs if name not in spelt), None)
         if absent is not None:
-            raise UserError(f"{named}: has no column {absent!r}")
+            raise UserError(lacks_column(named, absent, titles))
         cells = ", ".join(
-            f'CAST("{spelt[name]}" AS VARCHAR) AS {name}' if name in spelt
+            f'stated(CAST("{spelt[name]}" AS VARCHAR)) AS {name}' if name in spelt
             else f"NULL::VARCHAR AS {name}"
             for name in (*needs, *also)
         )  # fmt: skip
@@ -301,7 +305,7 @@ def _occurrences(assembly: Assembly, cdm: _Cdm) -> None:
                         "IMAGE_OCCURRENCE")  # fmt: skip
     assembly.walk(any_ending=True)
     assembly.run(f"DELETE FROM present WHERE regexp_matches(lower(name), '{NO_FILMS}')")
-    base = f"{assembly.base.resolve()}/"
+    base = as_text(f"{assembly.base.resolve()}/")
     assembly.run(
         r"""
         CREATE OR REPLACE TABLE occurrences AS SELECT person_id, image_occurrence_date,

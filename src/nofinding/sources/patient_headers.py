@@ -24,7 +24,7 @@ def read_headers_of(assembly: Assembly, select: str) -> None:
     be. PNG and JPEG have none: readable, and nothing known. A flag does not quote the header.
     """
     paths = [str(row[0]) for row in assembly.run(select)]
-    files = [assembly.base / path for path in paths]
+    files = [assembly.file(path) for path in paths]
     columns = ", ".join(f"{name} VARCHAR" for name in ("path", *ASKED.values(), "age_flag"))
     assembly.run(f"CREATE OR REPLACE TABLE written ({columns}, age DOUBLE, readable BOOLEAN)")
     headers = read_headers(files, assembly.threads)

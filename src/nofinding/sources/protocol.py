@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, overload, runtime_checkable
 
 from nofinding.data.ehr import EhrField
+from nofinding.sources.flow import Remark
 from nofinding.types import Record
 
-__all__ = ["Kept", "Made", "Source"]
+__all__ = ["Kept", "Made", "Remarking", "Source"]
 
 
 class Source(Protocol):
@@ -39,6 +40,15 @@ class Kept(Protocol):
 
     def sequence(self, root: str, fields: Mapping[str, EhrField]) -> Sequence[Record]:
         """All films by number. Raises UserError where the table is not the one written."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A source that has something to say of a table beside its films."""
+
+    def remarks(self, root: str, fields: Mapping[str, EhrField]) -> tuple[Remark, ...]:
+        """What was noticed, and how often. Raises UserError where the table cannot be read."""
         ...
 
 

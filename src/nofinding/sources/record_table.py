@@ -10,18 +10,17 @@ With patient_id and `taken`, a number counts for the films within --window days,
 from collections.abc import Sequence
 from pathlib import Path
 
-from nofinding.data.ehr import EhrField, convert
+from nofinding.data.ehr import NUMBER_AND_UNIT, EhrField, convert
 from nofinding.errors import UserError
 from nofinding.sources.assembly import Assembly
+from nofinding.sources.column_titles import Titles, read_titles
 from nofinding.sources.nearest import convert_readings, start_record, take_nearest, take_people
-from nofinding.sources.rows import read_header
-from nofinding.sources.table import name_and_unit
+from nofinding.sources.rows import list_columns, read_header
 
 __all__ = ["take_table"]
 
 KEYS = {"image_id": "film", "study_id": "study", "patient_id": "patient"}
-NUMBER = r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)\s*(.*?)\s*$"
-MISSING = "('', 'na', 'n/a', 'nan', 'null', 'none')"
+NUMBER = rf"^\s*{NUMBER_AND_UNIT.replace('LETTER', chr(92) + 'pL')}\s*$"
 
 
 def take_table(assembly: Assembly, file: Path) -> None:
@@ -29,16 +28,19 @@ def take_table(assembly: Assembly, file: Path) -> None:
 
     Raises UserError where the file is no table, has no id, or a column has an impossible unit.
     """
-    titles = _titles(assembly, file)
-    names = [name_and_unit(title)[0] for title in titles]
+    written, titles = _titles(assembly, file)
+    names = [name for name, _ in titles.columns if name]
     key = next((key for key in KEYS if key in names), None)
     if key is None:
         raise UserError(f"{file}: has none of the columns {', '.join(KEYS)}")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{file}: two columns are called {twice!r}")
-    _view(assembly, file, titles)
-    column = {name: titles[place] for place, name in enumerate(names)}
+    column = {name: written[place] for place, (name, _) in enumerate(titles.columns) if name}
+    units = dict(titles.columns)
+    for remark in titles.remarks:
+        assembly.remark(f"{file.name}: {remark.what}", remark.count)
+    _view(assembly, file, [*column.values()])
     at = f'moment("{column["taken"]}")' if key == "patient_id" and "taken" in column else None
     assembly.run(
         f"""
@@ -56,17 +58,19 @@ def take_table(assembly: Assembly, file: Path) -> None:
         "rows of the record table that are of none of the films",
         assembly.one(f"SELECT count(*) FROM told WHERE told_of NOT IN (SELECT {key} FROM films)"),
     )
-    _numbers(assembly, file, titles, at is not None, key)
+    _numbers(assembly, file, column, units, at is not None, key)
     _texts(assembly, column, key)
     if "findings" in column:
-        _findings(assembly, column["findings"], key, same_day=at is not None)
+        title = column["findings"]
+        _findings(assembly, title, key, same_day=at is not None, lists=title in list_columns(file))
 
 
-def _titles(assembly: Assembly, file: Path) -> list[str]:
-    """The titles that can be a name, as they are written."""
+def _titles(assembly: Assembly, file: Path) -> tuple[list[str], Titles]:
+    """The titles as they are written, and what they mean."""
     parquet = file.suffix.lower() == ".parquet"
-    titles = read_header(file) if parquet else assembly.titles(file)
-    return [title for title in titles if name_and_unit(title)[0] and '"' not in title]
+    written = [*(read_header(file) if parquet else assembly.titles(file))]
+    written = [title for title in written if '"' not in title]
+    return written, read_titles(written, (*KEYS, "taken", "findings", *assembly.fields))
 
 
 def _view(assembly: Assembly, file: Path, titles: Sequence[str]) -> None:
@@ -74,17 +78,24 @@ def _view(assembly: Assembly, file: Path, titles: Sequence[str]) -> None:
     if file.suffix.lower() != ".parquet":
         assembly.csv("record_table", file, titles)
         return
-    cells = ", ".join(f'CAST("{title}" AS VARCHAR) AS "{title}"' for title in titles)
-    quoted = str(file).replace("'", "''")
+    lists = list_columns(file)
+    cells = ", ".join(
+        f"""array_to_string("{title}", '|') AS "{title}\"""" if title in lists
+        else f'stated(CAST("{title}" AS VARCHAR)) AS "{title}"'
+        for title in titles
+    )  # fmt: skip
+    quoted = assembly.reachable(file).replace("'", "''")
     assembly.run(f"CREATE VIEW record_table AS SELECT {cells} FROM read_parquet('{quoted}')")
 
 
-def _numbers(assembly: Assembly, file: Path, titles: Sequence[str], dated: bool, key: str) -> None:
+def _numbers(
+    assembly: Assembly, file: Path, column: dict[str, str], units: dict[str, str | None],
+    dated: bool, key: str,
+) -> None:  # fmt: skip
     start_record(assembly)
     fields: list[EhrField] = []
-    for title in titles:
-        name, unit = name_and_unit(title)
-        field = assembly.fields.get(name)
+    for name, title in column.items():
+        unit, field = units[name], assembly.fields.get(name)
         if field is None or field.kind != "numeric":
             continue
         try:
@@ -96,8 +107,8 @@ def _numbers(assembly: Assembly, file: Path, titles: Sequence[str], dated: bool,
             f"""
             INSERT INTO readings SELECT told_of, ?, told_at,
               number(regexp_extract("{title}", ?, 1)),
-              coalesce(nullif(regexp_extract("{title}", ?, 2), ''), ?)
-            FROM told WHERE lower(trim("{title}")) NOT IN {MISSING}
+              coalesce(nullif(trim(regexp_extract("{title}", ?, 2)), ''), ?)
+            FROM told WHERE NOT missing("{title}")
             """,
             [name, NUMBER, NUMBER, unit or field.unit],
         )
@@ -140,22 +151,27 @@ def _texts(assembly: Assembly, column: dict[str, str], key: str) -> None:
         spelt = " ".join(
             f"WHEN lower('{category}') THEN '{category}'" for category in field.categories
         )
+        other = f'trim("{title}")'
+        other = f'coalesce(sex_of("{title}"), {other})' if field.name == "sex" else other
         _only_one(
             assembly, field.name, key,
             f'SELECT told_of AS patient, CASE lower(trim("{title}")) {spelt} '
-            f'ELSE trim("{title}") END AS value FROM told '
-            f'WHERE lower(trim("{title}")) NOT IN {MISSING}',
+            f'ELSE {other} END AS value FROM told WHERE NOT missing("{title}")',
         )  # fmt: skip
 
 
-def _findings(assembly: Assembly, title: str, key: str, *, same_day: bool) -> None:
-    """Findings by film, study or patient (of the same day); none where two rows disagree."""
+def _findings(
+    assembly: Assembly, title: str, key: str, *, same_day: bool, lists: bool
+) -> None:  # fmt: skip
+    """Findings by film, study or patient (of the same day); none where two rows disagree. In a
+    column of lists nothing is no label; in one of texts it is a normal film."""
+    stated = f'"{title}" IS NOT NULL' if lists else ""
     assembly.run(
         f"""
         CREATE OR REPLACE TABLE found AS SELECT told_of, told_at::DATE AS day,
-          list_sort(list_distinct(list_filter(list_transform(string_split(
-            coalesce("{title}", ''), '|'), lambda x: trim(x)), lambda x: x != ''))) AS named
-        FROM told
+          list_sort(list_distinct(findings_in("{title}"))) AS named,
+          len(list_filter(named, lambda x: no_finding(x))) AS said_none
+        FROM told {"WHERE " + stated if stated else ""}
         """
     )
     assembly.run(
@@ -163,21 +179,18 @@ def _findings(assembly: Assembly, title: str, key: str, *, same_day: bool) -> No
         UPDATE films SET findings = one.found FROM (
           SELECT told_of, day, CASE WHEN count(DISTINCT found) = 1 THEN min(found) END AS found
           FROM (SELECT told_of, day, CASE
-                  WHEN NOT list_contains(list_transform(named, lambda x: lower(x)), 'no finding')
-                    THEN named WHEN len(named) = 1 THEN [] END AS found FROM found)
+                  WHEN said_none = 0 THEN named
+                  WHEN said_none = len(named) THEN [] END AS found FROM found)
           GROUP BY ALL) one
         WHERE one.told_of = films.{key} {"AND one.day = films.taken::DATE" if same_day else ""}
         """
     )
-    both = assembly.one(
-        "SELECT count(*) FROM found WHERE len(named) > 1 AND "
-        "list_contains(list_transform(named, lambda x: lower(x)), 'no finding')"
-    )
+    both = assembly.one("SELECT count(*) FROM found WHERE said_none > 0 AND said_none < len(named)")
     assembly.remark("rows of the record table with No Finding beside a finding, not used", both)
     assembly.remark(
         f"findings: the record table has two for one {key}, not used",
         assembly.one(
             "SELECT count(*) FROM (SELECT told_of FROM found GROUP BY told_of, day "
-            "HAVING count(DISTINCT named) > 1)"
+            "HAVING count(DISTINCT CASE WHEN said_none = len(named) THEN [] ELSE named END) > 1)"
         ),
     )

@@ -2,14 +2,16 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nofinding.errors import UserError
+from nofinding.sources.column_titles import require_commas
 
-__all__ = ["read_header", "read_rows"]
+__all__ = ["list_columns", "read_header", "read_rows"]
 
 
 def read_header(file: Path) -> list[str]:
@@ -17,7 +19,21 @@ def read_header(file: Path) -> list[str]:
     if file.suffix.lower() == ".parquet":
         with _parquet(file) as table:
             return list(table.schema_arrow.names)
-    return next(_csv(file))[1]
+    titles = next(_csv(file))[1]
+    require_commas(file, titles)
+    return titles
+
+
+def list_columns(file: Path) -> frozenset[str]:
+    """The columns of a Parquet table whose cells are lists; a CSV table has none."""
+    if file.suffix.lower() != ".parquet":
+        return frozenset()
+    with _parquet(file) as table:
+        schema = table.schema_arrow
+        return frozenset(
+            field.name for field in schema
+            if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+        )  # fmt: skip
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -54,13 +70,21 @@ def _csv(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{file}: is empty")
 
 
-def _parquet(file: Path) -> pq.ParquetFile:
+@contextmanager
+def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        return pq.ParquetFile(file)
+        stream = file.open("rb")  # a name that is not UTF-8 is none to Arrow
     except FileNotFoundError:
         raise UserError(f"{file}: does not exist") from None
-    except (pa.ArrowException, OSError):
-        raise UserError(f"{file}: is not a Parquet file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    with stream:
+        try:
+            table = pq.ParquetFile(stream)
+        except (pa.ArrowException, OSError):
+            raise UserError(f"{file}: is not a Parquet file") from None
+        with table:
+            yield table
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, list[str]]]:

@@ -21,7 +21,7 @@ from nofinding.training.config import TrainConfig
 if TYPE_CHECKING:
     from nofinding.data.batch import Films
 
-__all__ = ["State", "begin", "identity", "restore", "say", "store"]
+__all__ = ["State", "begin", "identity", "restore", "say", "store", "what_differs"]
 
 
 @dataclass
@@ -179,17 +179,23 @@ def _stems(folder: Path) -> list[Path]:
 
 
 def _refuse_other_run(stem: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    if others := what_differs(there, here):
+        raise UserError(
+            f"{stem}.json: the run to be resumed differs: {others}; give what it had, or another "
+            f"folder"
+        )
+
+
+def what_differs(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What a run had otherwise than one has now, by name and value: "seed was 0, now 1"; the first
+    three, of the names in `here`. Empty: nothing."""
     found = {key: there.get(key) for key in here}
     others = [
         f"{name} was {_short(old)}, now {_short(new)}"
         for name, old, new in _differences("", found, dict(here))
     ]
-    if others:
-        more = f" (and {len(others) - 3} more)" if len(others) > 3 else ""
-        raise UserError(
-            f"{stem}.json: the run to be resumed differs: {'; '.join(others[:3])}{more}; give what "
-            f"it had, or another folder"
-        )
+    more = f" (and {len(others) - 3} more)" if len(others) > 3 else ""
+    return "; ".join(others[:3]) + more
 
 
 def _differences(name: str, there: Any, here: Any) -> Iterator[tuple[str, Any, Any]]:
