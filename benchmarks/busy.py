@@ -37,7 +37,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 OPENMP = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 NEIGHBOURS = ("none", "two loops", "two torch")
 WORKLOADS = ("fit ae", "score diff3m")
-WARM = 10  # steps that are not timed
+WARM = 3  # steps that are not timed
 LOOP = "while True: pass"
 
 
