@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save
 
 from nofinding.checkpoint import write_atomic
 from nofinding.methods import METHODS
-from nofinding.run import EvaluateOptions, FitOptions, ScoreOptions, evaluate, fit, score
+from nofinding.run.evaluating import EvaluateOptions, evaluate
+from nofinding.run.fitting import FitOptions, fit
 from nofinding.run.progress import say
+from nofinding.run.scoring import ScoreOptions, score
 from nofinding.run.shipped import calibration_of
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "src" / "nofinding" / "weights"

@@ -3,6 +3,8 @@
 `nofinding COMMAND --help` is made from the docstrings under the dataclasses' fields.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import sys
@@ -10,22 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Literal
 
 from nofinding import __version__
 from nofinding.data.file_names import as_path, as_text, printed
-from nofinding.data.plain_yaml import read_yaml
 from nofinding.errors import UserError
 
-__all__ = ["COMMANDS", "completed", "main", "parser_of"]
+if TYPE_CHECKING:  # a command imports what it needs, so that --help does not wait for torch
+    from jsonargparse import ArgumentParser, Namespace
+    from rich.text import Text
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+__all__ = ["COMMANDS", "completed", "main", "parser_of"]
 
 DEFAULT = "diff3m-f"  # what `fit` fits where no method is named
 SWITCHES = (
@@ -83,6 +80,9 @@ Each has --help, --config FILE.yaml and --print_config. Research use only: not a
 
 
 def _new(name: str, about: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return ArgumentParser(prog=f"nofinding {name}", description=about, exit_on_error=False)
 
 
@@ -105,7 +105,7 @@ def parser_of(command: str, method: str | None = None, preset: str | None = None
 
 def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.methods import METHODS
-    from nofinding.run import FitOptions
+    from nofinding.run.fitting import FitOptions
 
     parser = _new("fit", _first_line(FitOptions))
     parser.add_argument(
@@ -129,7 +129,7 @@ def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _fit_gate_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import FitGateOptions
+    from nofinding.run.gating import FitGateOptions
 
     parser = _new("fit-gate", _first_line(FitGateOptions))
     several = "SOURCE:PATH, one or more: their normal films of split train"
@@ -139,7 +139,7 @@ def _fit_gate_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _score_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import ScoreOptions
+    from nofinding.run.scoring import ScoreOptions
 
     parser = _new("score", _first_line(ScoreOptions))
     parser.add_argument("files", nargs="*", type=str, metavar="FILE", help="PNG, JPEG or DICOM")
@@ -152,7 +152,7 @@ def _score_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _evaluate_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import EvaluateOptions
+    from nofinding.run.evaluating import EvaluateOptions
 
     parser = _new("evaluate", _first_line(EvaluateOptions))
     parser.add_argument(
@@ -163,7 +163,7 @@ def _evaluate_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _bench_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import BenchOptions
+    from nofinding.run.benching import BenchOptions
 
     parser = _new("bench", _first_line(BenchOptions))
     several = "SOURCE:PATH, one or more; each is a cohort of its own"
@@ -173,7 +173,7 @@ def _bench_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _cohort_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import CohortOptions
+    from nofinding.run.assembling import CohortOptions
 
     parser = _new("cohort", _first_line(CohortOptions))
     where = "the dataset's folder (see `nofinding sources`)"
@@ -185,7 +185,7 @@ def _cohort_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _example_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import ExampleOptions
+    from nofinding.run.exampling import ExampleOptions
     from nofinding.sources.examples import EXAMPLES
 
     parser = _new("example", _first_line(ExampleOptions))
@@ -196,7 +196,7 @@ def _example_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _export_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import ExportOptions
+    from nofinding.run.exporting import ExportOptions
 
     parser = _new("export", _first_line(ExportOptions))
     scored = "the DICOM files that were scored"
@@ -223,7 +223,7 @@ def _listen_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _study_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import StudyOptions
+    from nofinding.run.studies import StudyOptions
 
     parser = _new("study", _first_line(StudyOptions))
     known = "with --study or --patient, what is known of the patient beside the films' headers: " \
@@ -234,7 +234,7 @@ def _study_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _deidentify_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import DeidentifyOptions
+    from nofinding.run.deidentifying import DeidentifyOptions
 
     parser = _new("deidentify", _first_line(DeidentifyOptions))
     places = "DICOM files, or folders of them"
@@ -255,7 +255,7 @@ def _audit_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import ImportOptions
+    from nofinding.run.importing import ImportOptions
 
     parser = _new("import-official", _first_line(ImportOptions))
     parser.add_argument("checkpoint", type=str, metavar="CHECKPOINT", help=".safetensors or .pt")
@@ -267,7 +267,7 @@ def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _cache_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import CacheOptions
+    from nofinding.run.caching import CacheOptions
 
     parser = _new("cache", _first_line(CacheOptions))
     several = "SOURCE:PATH, one or more"
@@ -279,7 +279,7 @@ def _cache_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _demo_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run import DemoOptions
+    from nofinding.run.demo import DemoOptions
 
     parser = _new("demo", _first_line(DemoOptions))
     _with_options(parser, DemoOptions)
@@ -311,8 +311,10 @@ def _options(cls: type, parsed: Namespace, drop: Sequence[str]) -> Any:
 
 
 def _fit(parser: ArgumentParser, parsed: Namespace) -> None:
+    from jsonargparse import Namespace
+
     from nofinding.methods import METHODS
-    from nofinding.run import FitOptions, fit
+    from nofinding.run.fitting import FitOptions, fit
 
     name = parsed.method_name
     if not isinstance(parsed.method, Namespace):
@@ -323,13 +325,16 @@ def _fit(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _fit_gate(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import FitGateOptions, fit_gate_alone
+    from nofinding.run.gating import FitGateOptions, fit_gate_alone
 
     fit_gate_alone(_options(FitGateOptions, parsed, ()))
 
 
 def _score(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import ScoreOptions, score
+    from rich.console import Console
+    from rich.table import Table
+
+    from nofinding.run.scoring import ScoreOptions, score
 
     rows = score(parsed.files, _options(ScoreOptions, parsed, ("files",)))
     if parsed.files:
@@ -341,43 +346,48 @@ def _score(parser: ArgumentParser, parsed: Namespace) -> None:
 
 def _plain(*cells: str) -> list[Text]:
     """The cells as they are: a bracket in a film's name is no markup."""
+    from rich.text import Text
+
     return [Text(printed(cell)) for cell in cells]
 
 
 def _evaluate(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import EvaluateOptions, evaluate
+    from nofinding.run.evaluating import EvaluateOptions, evaluate
 
     evaluate(_options(EvaluateOptions, parsed, ()))
 
 
 def _bench(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import BenchOptions, bench
+    from nofinding.run.benching import BenchOptions, bench
 
     print(bench(_options(BenchOptions, parsed, ())))
 
 
 def _cohort(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import CohortOptions, assemble_cohort
+    from nofinding.run.assembling import CohortOptions, assemble_cohort
 
     options = _options(CohortOptions, parsed, ("films",))
     print(assemble_cohort(parsed.films, replace(options, complete=tuple(options.complete))))
 
 
 def _example(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import ExampleOptions, write_example
+    from nofinding.run.exampling import ExampleOptions, write_example
 
     print(write_example(parsed.source, _options(ExampleOptions, parsed, ("source",))))
 
 
 def _export(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import ExportOptions, export
+    from nofinding.run.exporting import ExportOptions, export
 
     for path in export(parsed.files, _options(ExportOptions, parsed, ("files",))):
         print(path)
 
 
 def _study(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import StudyOptions, score_studies
+    from rich.console import Console
+    from rich.table import Table
+
+    from nofinding.run.studies import StudyOptions, score_studies
 
     rows = score_studies(_options(StudyOptions, parsed, ()))
     for study in dict.fromkeys(row["study"] for row in rows):
@@ -391,7 +401,7 @@ def _study(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _deidentify(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import DeidentifyOptions, deidentify
+    from nofinding.run.deidentifying import DeidentifyOptions, deidentify
 
     print(deidentify(parsed.places, _options(DeidentifyOptions, parsed, ("places",))))
 
@@ -405,7 +415,7 @@ def _audit(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import ImportOptions, import_official
+    from nofinding.run.importing import ImportOptions, import_official
 
     import_official(Path(parsed.checkpoint), _options(ImportOptions, parsed, ("checkpoint",)))
 
@@ -417,13 +427,13 @@ def _listen(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _cache(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import CacheOptions, cache_films
+    from nofinding.run.caching import CacheOptions, cache_films
 
     cache_films(_options(CacheOptions, parsed, ()))
 
 
 def _demo(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run import DemoOptions, demo
+    from nofinding.run.demo import DemoOptions, demo
 
     print(demo(_options(DemoOptions, parsed, ())))
 
@@ -437,6 +447,9 @@ def _serve(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _methods(parser: ArgumentParser, parsed: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     from nofinding.methods import METHODS
 
     table = Table("method", "what it is", "learns from", "presets", box=None)
@@ -446,6 +459,9 @@ def _methods(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _sources(parser: ArgumentParser, parsed: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     from nofinding.sources import SOURCES
 
     table = Table("source", "what it reads", box=None)
@@ -455,6 +471,9 @@ def _sources(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _recipes(parser: ArgumentParser, parsed: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     from nofinding.recipes import recipe_of, recipes, shown
 
     if parsed.recipe is not None:
@@ -467,8 +486,8 @@ def _recipes(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 Command = tuple[
-    Callable[[ArgumentParser, Namespace], None],
-    Callable[[str | None, str | None], ArgumentParser],
+    Callable[["ArgumentParser", "Namespace"], None],
+    Callable[[str | None, str | None], "ArgumentParser"],
 ]
 COMMANDS: dict[str, Command] = {
     "fit": (_fit, _fit_parser),
@@ -531,6 +550,8 @@ def _preset_in(file: Path) -> str | None:
 def _config(file: Path) -> dict[Any, Any]:
     """What a config file holds. Raises UserError where it is absent or maps nothing: the parser
     would pass on whatever the YAML library raises."""
+    from nofinding.data.plain_yaml import read_yaml
+
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise UserError(f"--config {file}: must map options to their values")
@@ -549,15 +570,17 @@ def _with_true(arguments: Sequence[str]) -> list[str]:
 
 def completed(command: str, arguments: Sequence[str]) -> list[str]:
     """What was given, with the default method before the options of a fit that names none."""
+    if command != "fit" or not arguments or not arguments[0].startswith("--"):
+        return list(arguments)
     from nofinding.methods import METHODS
 
     named = {"-h", "--help", *METHODS} & set(arguments)
-    if command == "fit" and arguments and arguments[0].startswith("--") and not named:
-        return [DEFAULT, *arguments]
-    return list(arguments)
+    return list(arguments) if named else [DEFAULT, *arguments]
 
 
 def _run(arguments: Sequence[str]) -> None:
+    from jsonargparse import ArgumentError
+
     command = arguments[0]
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; there are {', '.join(COMMANDS)}")
@@ -609,6 +632,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(lines)
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the accelerator has run out of memory. Only torch raises that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; gives the exit code: 0, or 2 for bad input, after one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -620,12 +649,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if isinstance(sys.stdout, TextIOWrapper):  # a path is printed byte for byte
         sys.stdout.reconfigure(errors="surrogateescape")
+    from jsonargparse import ArgumentError
+
     try:
         _run(arguments)
     except (UserError, ArgumentError) as error:
         print(f"nofinding: {printed(_one_line(error))}", file=sys.stderr)
         return 2
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         print(
             "nofinding: the accelerator's memory is too small; give less --batch_size or "
             "--method.train.batch_size",

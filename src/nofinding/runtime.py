@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
 from nofinding.errors import UserError
 
@@ -36,6 +36,31 @@ class FlopCounter(FlopCounterMode):
     def __init__(self) -> None:
         super().__init__(display=False)
         self.mod_tracker = _AllTogether()  # type: ignore[assignment]
+
+    def __enter__(self) -> Self:
+        self.flop_counts.clear()
+        self.mode = _Counting(self)
+        self.mode.__enter__()
+        return self
+
+
+class _Counting(_FlopCounterMode):
+    """torch's own, as it is written.
+
+    torch wraps it so that its compiler leaves it alone, and the wrapper's first call imports that
+    compiler: more than a second of processor time in every command that scores a film.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _PLAIN(self, func, types, args, kwargs)
+
+
+_WRAPPED = _FlopCounterMode.__torch_dispatch__
+_PLAIN: Callable[..., Any] = getattr(_WRAPPED, "__wrapped__", _WRAPPED)
 
 
 class _AllTogether:

@@ -9,7 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from nofinding.errors import UserError
-from nofinding.evaluate import assess, evaluate, hashed
+from nofinding.evaluate import assess
+from nofinding.evaluate.assess import evaluate
+from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.gallery import array_file, chosen
 from nofinding.evaluate.table import read_scores
 from nofinding.evaluate.trivial import DETECTORS, Baseline

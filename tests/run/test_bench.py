@@ -16,10 +16,9 @@ from nofinding.errors import UserError
 from nofinding.evaluate.trivial import METADATA, TRIVIAL
 from nofinding.methods import METHODS
 from nofinding.methods.mean_grey import MeanGrey
-from nofinding.run import BenchOptions, bench
 from nofinding.run import benching as module
 from nofinding.run.bench_report import _notes
-from nofinding.run.benching import _names, run_cells, share_of, thinned, wanted
+from nofinding.run.benching import BenchOptions, _names, bench, run_cells, share_of, thinned, wanted
 from nofinding.run.cell import Cell, read_result, run_cell
 from nofinding.run.cohort import Cohort
 from nofinding.types import Batch, Scores, Supervision

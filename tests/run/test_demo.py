@@ -7,7 +7,7 @@ import pytest
 
 from nofinding.cli import main
 from nofinding.evaluate import assess
-from nofinding.run import demo
+from nofinding.run.demo import demo
 
 
 def test_demo_goes_the_whole_way(

@@ -9,9 +9,9 @@ import pytest
 import nofinding
 from nofinding.cli import main
 from nofinding.errors import UserError
-from nofinding.run import ScoreOptions, score
 from nofinding.run.demo import real_film
 from nofinding.run.model import load_model
+from nofinding.run.scoring import ScoreOptions, score
 from nofinding.run.shipped import SHIPPED, about_age, model_folder, shipped_for
 from nofinding.types import Record
 

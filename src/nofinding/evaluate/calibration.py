@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import beta
 
 __all__ = [
     "LEVELS",
@@ -113,6 +112,8 @@ def effective_n(weights: Float[np.ndarray, " n"]) -> float:
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Gives the exact binomial interval of k / n (Clopper & Pearson, Biometrika 1934)."""
+    from scipy.stats import beta
+
     if n == 0:
         return 0.0, 1.0
     tail = (1 - confidence) / 2

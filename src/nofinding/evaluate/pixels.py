@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import ndimage
 
 from nofinding.evaluate.intervals import DRAWS, Estimate, bootstrap
 
@@ -149,6 +148,8 @@ def _thresholds(films: Sequence[MappedFilm]) -> Float[np.ndarray, " k"]:
 
 
 def _count(films: Sequence[MappedFilm], threshold: float) -> _Counts:
+    from scipy import ndimage
+
     edges = _thresholds(films)
     shape = (len(films), len(edges) + 2)
     lesion, normal, overlap = np.zeros(shape), np.zeros(shape), np.zeros(shape)

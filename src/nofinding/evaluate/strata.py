@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.linear_model import LogisticRegression
 
 from nofinding.data.ehr import EhrField
 from nofinding.evaluate.calibration import least_n, p_values
@@ -103,6 +102,8 @@ def record_weights(
     band, "not recorded" being a value of its own, times n / m (S. Bickel et al., JMLR 10, 2009).
     Calibration films first, then those of the target. All 1 where the records are alike.
     """
+    from sklearn.linear_model import LogisticRegression
+
     rows = [*calibration, *target]
     columns = [
         [float(getattr(row, key) == value) for row in rows]

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.covariance import LedoitWolf
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from nofinding.data.batch import Films
@@ -142,6 +140,8 @@ def _changed(image: Float[Tensor, "n 1 s s"], change: Any) -> Float[Tensor, "n 1
 
 def _classifier(seen: Sequence[tuple[int, Look]]) -> dict[str, Tensor]:
     """A penalised logistic regression on the standardised grid: which class a film is of."""
+    from sklearn.linear_model import LogisticRegression
+
     grid = torch.cat([look.grid for _, look in seen])
     label = np.concatenate([np.full(len(look.grid), c) for c, look in seen])
     std, mean = torch.std_mean(grid, dim=0, correction=0)
@@ -169,6 +169,8 @@ def _centres(pooled: Float[Tensor, "n c"], group: Int[Tensor, " n"]) -> Float[Te
 
 def _precision(pooled: Float[Tensor, "n c"], group: Int[Tensor, " n"]) -> Float[Tensor, "c c"]:
     """Inverse of the covariance within the groups, shrunk as Ledoit and Wolf say."""
+    from sklearn.covariance import LedoitWolf
+
     within = (pooled - _centres(pooled, group)[group]).double().numpy()
     covariance = LedoitWolf(assume_centered=True).fit(within).covariance_
     return torch.from_numpy(np.linalg.inv(covariance)).float()

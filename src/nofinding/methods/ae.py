@@ -5,8 +5,6 @@ arXiv:2404.04518), with their network and settings. The other autoencoders (`vae
 are this one with another middle, loss or end, and `ddad` is many of them.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -21,6 +19,7 @@ from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.residual import max_abs, mse, residual_map
 from nofinding.methods.protocol import Notes, WithoutRecord
+from nofinding.methods.training_identity import describe, training_identity
 from nofinding.nets.autoencoder import Autoencoder
 from nofinding.training import Job, TrainConfig, train
 from nofinding.types import Batch, Scores, Supervision
@@ -161,7 +160,9 @@ class AE(WithoutRecord):
         with torch.random.fork_rng(devices=[]):  # torch draws first weights from a global state
             torch.manual_seed(seed)
             self.net = self.new_net()
-        stem = job.shared / self._training_identity(normal, seed) if job.shared else None
+        stem = None
+        if job.shared is not None:
+            stem = job.shared / training_identity(*self.trainings(self.config), normal, seed)
         self.borrowed_seconds = 0.0
         if stem is not None and stem.with_suffix(".json").is_file():
             tensors, meta = checkpoint.load(stem)
@@ -182,15 +183,11 @@ class AE(WithoutRecord):
         steps = self.config.epochs * -(-films // (config.batch_size * config.accumulate))
         return replace(config, steps=max(1, steps))
 
-    def _training_identity(self, normal: Films, seed: int) -> str:
-        """Names a training: equal names, equal weights."""
-        told = {
-            "method": type(self).name,
-            "config": asdict(self.config),
-            "films": [normal.pixel_hash(i) for i in range(len(normal))],
-            "seed": seed,
-        }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+    @classmethod
+    def trainings(cls, config: Any) -> tuple[str, ...]:
+        """The description of its one network, for whoever may share it."""
+        code = (cls.new_net, cls.shape, cls.loss, cls.fit)
+        return (describe({"method": cls.name, "config": asdict(config)}, code),)
 
     def fitted(self) -> Autoencoder:
         """The trained network. Raises UserError where there is none."""

@@ -84,6 +84,13 @@ PRESETS: Mapping[str, DDADConfig] = {
 }
 
 
+def _member(config: DDADConfig) -> tuple[type[AE], Any]:
+    """The method that one network of the ensemble is of, and its configuration."""
+    kind = BACKBONES[config.backbone]
+    shared = ("image_size", "channels", "hidden", "latent", "epochs", "train")
+    return kind, kind.Config(**{name: getattr(config, name) for name in shared})
+
+
 class Ensembles(WithoutRecord):
     """What the methods of DDAD share: modules of K autoencoders, and their maps.
 
@@ -116,9 +123,19 @@ class Ensembles(WithoutRecord):
 
     def backbone(self) -> AE:
         """A detector that knows how one network is built, trained and asked."""
-        kind = BACKBONES[self.config.backbone]
-        shared = ("image_size", "channels", "hidden", "latent", "epochs", "train")
-        return kind(kind.Config(**{n: getattr(self.config, n) for n in shared}), self.stats)
+        kind, config = _member(self.config)
+        return kind(config, self.stats)
+
+    @classmethod
+    def trainings(cls, config: Any) -> tuple[str, ...]:
+        """The descriptions of its networks, for whoever may share them: those of a module learn
+        from the same films, each with a seed of its own."""
+        return tuple(
+            f"{module}{k} {description}"
+            for description in _member(config)[0].trainings(_member(config)[1])
+            for module in cls.MODULES
+            for k in range(config.members)
+        )
 
     def new_net(self) -> nn.ModuleDict:
         """All networks by module, in evaluation mode: `a0`, `a1`, ..., `b0`, ..."""

@@ -5,8 +5,6 @@ says so in its own file. A denoiser that several of them train alike is trained 
 job names a folder for such networks (`Job.shared`).
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -16,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 
-from nofinding import __version__, checkpoint
+from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
@@ -31,6 +29,7 @@ from nofinding.functional.schedule import (
 )
 from nofinding.methods.detection import scores_of
 from nofinding.methods.protocol import WithoutRecord
+from nofinding.methods.training_identity import describe, training_identity
 from nofinding.nets.denoiser import Denoiser
 from nofinding.nets.unet import UNetShape
 from nofinding.training import Job, TrainConfig, train
@@ -126,18 +125,12 @@ def training_of(kind: type, config: Any) -> str | None:
     """
     if not issubclass(kind, Denoising):
         return None
-    told = {
+    settings = {
         "net": asdict(config.net),
         "image_size": config.image_size,
         "options": {name: getattr(config, name) for name in kind.TRAINED_BY},
-        # Code that decides what is learnt, by where and in which version it is written.
-        "version": __version__,
-        "code": [
-            f"{getattr(kind, name).__module__}.{getattr(kind, name).__qualname__}"
-            for name in ("new_net", "noise", "loss", "error")
-        ],
     }
-    return json.dumps(told, sort_keys=True)
+    return describe(settings, [getattr(kind, n) for n in ("new_net", "noise", "loss", "error")])
 
 
 def tiny_denoiser(**changes: Any) -> DenoiserConfig:
@@ -262,9 +255,15 @@ class Denoising(WithoutRecord):
     def _training_identity(self, normal: Films, seed: int) -> str:
         """Names a training: equal names, equal weights. Methods with another network or loss
         never share one."""
-        films = [normal.pixel_hash(i) for i in range(len(normal))]
-        told = [training_of(type(self), self.config), films, seed]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+        (description,) = self.trainings(self.config)
+        return training_identity(description, normal, seed)
+
+    @classmethod
+    def trainings(cls, config: Any) -> tuple[str, ...]:
+        """The description of its one network, for whoever may share it."""
+        description = training_of(cls, config)
+        assert description is not None
+        return (description,)
 
     def require_fitted(self) -> None:
         """Raises UserError where nothing was fitted or loaded."""

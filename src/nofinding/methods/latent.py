@@ -5,8 +5,6 @@ differ in what they ask of the U-Net afterwards. Networks that two of them train
 once where the job names a folder for such (`Job.shared`).
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
@@ -24,6 +22,7 @@ from nofinding.functional.sampler import add_noise
 from nofinding.functional.schedule import scaled_linear_abar
 from nofinding.methods.protocol import WithoutRecord
 from nofinding.methods.restarts import held_out
+from nofinding.methods.training_identity import describe, training_identity
 from nofinding.nets.by_monai import CodecShape, LatentPair, LatentShape, spectral_gap
 from nofinding.nets.slices import PerceptualGap
 from nofinding.training import Job, TrainConfig, train
@@ -212,7 +211,9 @@ class LatentDiffusion(WithoutRecord):
 
     def _train(self, net: LatentPair, films: Films, seed: int, job: Job) -> None:
         """Both networks in turn, or such as were trained before."""
-        stem = job.shared / self._training_identity(films, seed) if job.shared else None
+        stem = None
+        if job.shared is not None:
+            stem = job.shared / training_identity(*self.trainings(self.config), films, seed)
         if stem is not None and stem.with_suffix(".json").is_file():
             tensors, meta = checkpoint.load(stem)
             net.load_state_dict(tensors)
@@ -239,17 +240,16 @@ class LatentDiffusion(WithoutRecord):
             told = {"seconds": first.seconds + second.seconds}
             checkpoint.save(stem, dict(net.state_dict()), told)
 
-    def _training_identity(self, films: Films, seed: int) -> str:
-        """Names a training: equal names, equal weights."""
-        c = self.config
-        told = {
-            "kind": "latent",
-            "networks": [asdict(c.codec), asdict(c.unet), c.dimensions, c.image_size],
-            "films": [films.pixel_hash(i) for i in range(len(films))],
-            "seed": seed,
-            "code": [type(self).codec_loss.__qualname__, type(self).unet_loss.__qualname__],
+    @classmethod
+    def trainings(cls, config: Any) -> tuple[str, ...]:
+        """The description of its two networks, which are trained and shared together."""
+        settings = {
+            "networks": [asdict(config.codec), asdict(config.unet)],
+            "sizes": [config.dimensions, config.image_size],
+            "slice_stride": getattr(config, "slice_stride", 1),
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+        code = (cls.new_net, cls._train, cls.codec_loss, cls.unet_loss, LatentPair)
+        return (describe(settings, code),)
 
     def codec_loss(
         self, net: nn.Module, batch: Batch, rows: Sequence[Generator]

@@ -5,8 +5,6 @@ none here: it learns from the normal films alone, and may be shared by the metho
 same one (`Job.shared`).
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from nofinding.data.batch import Films
 from nofinding.errors import UserError
 from nofinding.functional.noise import gaussian
 from nofinding.methods.protocol import WithoutRecord
+from nofinding.methods.training_identity import describe, training_identity
 from nofinding.nets.latent import AutoencoderKL, kl_from_standard
 from nofinding.nets.perceptual import Perceptual
 from nofinding.nets.unet import UNetShape
@@ -161,12 +160,19 @@ class LatentMethod(WithoutRecord):
             patch=c.patch,
         )
 
+    @classmethod
+    def trainings(cls, config: Any) -> tuple[str, ...]:
+        """The description of its autoencoder, for whoever may share it."""
+        settings = {"autoencoder": asdict(config.autoencoder), "image_size": config.image_size}
+        code = (cls.new_autoencoder, cls.fit_autoencoder, AutoencoderKL, _AutoencoderLoss)
+        return (describe(settings, code),)
+
     def fit_autoencoder(self, normal: Films, *, seed: int, job: Job) -> None:
         """Trains the autoencoder and sets its scale, or takes over what lies in `job.shared`."""
         config: LatentConfig = self.config.autoencoder
         stem = None
         if job.shared is not None:
-            stem = job.shared / _training_identity(config, normal, seed)
+            stem = job.shared / training_identity(*self.trainings(self.config), normal, seed)
             if stem.with_suffix(".json").is_file():
                 tensors, meta = checkpoint.load(stem)
                 self.autoencoder.load_state_dict(tensors)
@@ -226,15 +232,3 @@ class _AutoencoderLoss:
             parts["loss"] = parts["loss"] + self.config.perceptual * away
             parts["perceptual"] = away
         return parts
-
-
-def _training_identity(config: LatentConfig, normal: Films, seed: int) -> str:
-    """Names a training: equal names, equal weights."""
-    told = {
-        "autoencoder": asdict(config),
-        "image_size": normal.size,
-        "films": [normal.pixel_hash(i) for i in range(len(normal))],
-        "seed": seed,
-        "code": [f"{AutoencoderKL.__module__}.{AutoencoderKL.__qualname__}", "L1+KL"],
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]

@@ -20,7 +20,7 @@ from nofinding.errors import UserError
 from nofinding.evaluate.intervals import DRAWS
 from nofinding.evaluate.trivial import METADATA, TRIVIAL
 from nofinding.methods import METHODS
-from nofinding.methods.denoising import training_of
+from nofinding.methods.training_identity import trainings_of
 from nofinding.recipes import Recipe, recipe_of
 from nofinding.run.bench_report import CohortResults, write_report
 from nofinding.run.cell import Cell, Result, Share, failed, read_result, run_cell, write_result
@@ -352,15 +352,15 @@ def _is_done(cell: Cell) -> bool:
 
 def _next(waiting: Sequence[Cell], running: Sequence[Cell]) -> Cell | None:
     """The next cell, but for those that can use a network that a running one is still training."""
-    busy = {_network(cell) for cell in running} - {None}
-    return next((cell for cell in waiting if _network(cell) not in busy), None)
+    busy = {name for cell in running for name in _networks(cell)}
+    return next((cell for cell in waiting if busy.isdisjoint(_networks(cell))), None)
 
 
-def _network(cell: Cell) -> tuple[str, str, int] | None:
-    """Names the network that the cell trains, if others may use it."""
+def _networks(cell: Cell) -> set[tuple[str, str, int]]:
+    """Names the networks that the cell trains, if others may use them."""
     kind = METHODS[cell.method]
-    training = training_of(kind, kind.PRESETS[cell.preset])
-    return None if training is None else (training, cell.share.name, cell.seed)
+    trainings = trainings_of(kind, kind.PRESETS[cell.preset])
+    return {(training, cell.share.name, cell.seed) for training in trainings}
 
 
 def _end(process: BaseProcess) -> None:

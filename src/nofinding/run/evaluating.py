@@ -7,7 +7,7 @@ from typing import Any, Literal
 from nofinding.data.decode import VolumeFile
 from nofinding.data.split import normals
 from nofinding.errors import UserError
-from nofinding.evaluate import evaluate as assess
+from nofinding.evaluate.assess import evaluate as assess
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.fitting import use_threads
 from nofinding.run.progress import say

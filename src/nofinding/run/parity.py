@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 
 from nofinding.data.batch import Films
 from nofinding.errors import UserError
@@ -91,6 +90,8 @@ def parity_of(detector: Detector, films: Films, runtime: Runtime, seed: int) -> 
 
 def rank_correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
     """Spearman's, by average ranks; NaN where one of them is constant."""
+    from scipy.stats import spearmanr
+
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(spearmanr(a, b).statistic)

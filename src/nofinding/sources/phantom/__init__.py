@@ -1,13 +1,17 @@
 """A simulated cohort: no licence, no download, exact masks. Not patients; see docs/phantom.md."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nofinding.data.ehr import EhrField
-from nofinding.sources.phantom.film import PhantomFilm, PhantomLesion
-from nofinding.sources.phantom.options import Options, Recorded, parse_options
 from nofinding.sources.phantom.patients import DEMOGRAPHICS, FIELD_NAMES, patient, stream
 from nofinding.types import Record, Split, View
+
+if TYPE_CHECKING:  # drawing needs scipy, for which a command that reads real films need not wait
+    from nofinding.sources.phantom.options import Options, Recorded
 
 __all__ = ["PHANTOM", "Phantom"]
 
@@ -26,11 +30,15 @@ class Phantom:
         kinds (joined by +), seed, size (pixels), record (full, demographics, none, mixed). Only
         names in `fields` are recorded. Raises UserError for an unknown option or value.
         """
+        from nofinding.sources.phantom.options import parse_options
+
         options = parse_options(root)
         return _records(options, fields)
 
     def offers(self, root: str, fields: Mapping[str, EhrField]) -> tuple[str, ...]:
         """The fields that this cohort records, in the order of `fields`."""
+        from nofinding.sources.phantom.options import parse_options
+
         names = _names(parse_options(root).record)
         return tuple(name for name in fields if name in names)
 
@@ -40,6 +48,8 @@ PHANTOM = Phantom()
 
 def _records(options: Options, fields: Mapping[str, EhrField]) -> Iterator[Record]:
     """The normals of each split, then the abnormal films; each a patient of his own."""
+    from nofinding.sources.phantom.film import PhantomFilm, PhantomLesion
+
     plan: list[tuple[Split, str | None]] = [("train", None)] * options.train
     plan.extend([("val", None)] * options.val)
     plan.extend([("test", None)] * options.test)
