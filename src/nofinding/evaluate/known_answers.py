@@ -107,9 +107,7 @@ def judge(trial: Trial, scorer: Scorer, *, draws: int = DRAWS, seed: int = 0) ->
             if name == "all" or len(part) >= LEAST:
                 rows.append(_row(kind, name, part, seen, draws, seed))
         if all(s.marks is not None for _, s in of_kind):
-            curves[kind] = froc(
-                [_value(case, s) for case, s in of_kind], _false(of_kind, seen)
-            )
+            curves[kind] = froc([_value(case, s) for case, s in of_kind], _false(of_kind, seen))
     return Verdict(tuple(rows), curves)
 
 
@@ -135,7 +133,7 @@ def _reduced(
     """The marks, the map on a coarse grid, and where it is highest."""
     values = np.asarray(values, dtype=np.float32).squeeze()
     high, wide = values.shape
-    window = max(3, int(round(APART * wide)) | 1)
+    window = max(3, round(APART * wide) | 1)
     peak = values == ndimage.maximum_filter(values, window)
     rows, columns = np.nonzero(peak)
     order = np.argsort(-values[rows, columns], kind="stable")[:MARKS]
@@ -157,7 +155,8 @@ def _groups(
         groups.append((f"{low} to {high} mm", part))
     for low, high in CONTRASTS:
         part = [p for p in pairs if low <= p[0].contrast < high]
-        name = f"contrast/noise {low:g} to {high:g}" if np.isfinite(high) else f"contrast/noise > {low:g}"
+        above = f"contrast/noise > {low:g}"
+        name = above if np.isinf(high) else f"contrast/noise {low:g} to {high:g}"
         groups.append((name, part))
     for cell in sorted({p[0].cell for p in pairs}):
         groups.append((cell, [p for p in pairs if p[0].cell == cell]))
@@ -199,8 +198,9 @@ def _row(
         own_seen = [twins[case.twin.image_id] for case, _ in pairs]
         cases = [case for case, _ in pairs]
         place = float(np.median([_percentile(c, s) for c, s in pairs]))
-        place_twin = float(np.median([_percentile(c, s) for c, s in zip(cases, own_seen, strict=True)]))
-        hit_twin = float(np.mean([_on(c, s) for c, s in zip(cases, own_seen, strict=True)]))
+        both = list(zip(cases, own_seen, strict=True))
+        place_twin = float(np.median([_percentile(case, s) for case, s in both]))
+        hit_twin = float(np.mean([_on(case, s) for case, s in both]))
         if group == "all":
             pixel = _pixel_auroc(pairs, [twins[i] for i in films])
     return Group(
@@ -332,8 +332,8 @@ def table(verdict: Verdict) -> str:
     """The verdict as a table of Markdown."""
     heads = ", ".join(f"{fp:g}" for fp in FALSE_POSITIVES)
     lines = [
-        "| lesion | which | n (films) | AUROC against the twins | above its own twin | place in the "
-        "map, percentile (twin) | highest place is the lesion (twin) | "
+        "| lesion | which | n (films) | AUROC against the twins | above its own twin | "
+        "place in the map, percentile (twin) | highest place is the lesion (twin) | "
         f"marked at {heads} marks a normal film | pixel AUROC |",
         "|---|---|---|---|---|---|---|---|---|",
     ]

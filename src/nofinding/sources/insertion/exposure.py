@@ -13,7 +13,16 @@ from scipy import ndimage
 
 from nofinding.sources.insertion.lungs import LungFields
 
-__all__ = ["LUNG", "WATER", "Curve", "Exposed", "blur_of", "contrast_to_noise", "curve_of", "noise_about"]
+__all__ = [
+    "LUNG",
+    "WATER",
+    "Curve",
+    "Exposed",
+    "blur_of",
+    "contrast_to_noise",
+    "curve_of",
+    "noise_about",
+]
 
 WATER = 0.021  # nepers a mm of soft tissue: 55 keV, what is left of 100 to 120 kVp behind a chest
 LUNG = 0.26  # density of aerated lung, in water's

@@ -13,7 +13,13 @@ METAL = 0.90  # nepers a mm of steel or titanium wire, hardened beam
 PLASTIC = 0.08  # of a tube made opaque with barium
 BONE = 0.055  # of cortical bone, over soft tissue
 CALLUS = 0.03
-DEVICES = {"pacemaker": 0.3, "central line": 0.25, "tracheal tube": 0.15, "wires": 0.15, "port": 0.15}
+DEVICES = {
+    "pacemaker": 0.3,
+    "central line": 0.25,
+    "tracheal tube": 0.15,
+    "wires": 0.15,
+    "port": 0.15,
+}
 
 
 def fracture(scene: Scene, rng: np.random.Generator) -> Shadow | None:
@@ -57,9 +63,7 @@ def fracture(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     )
 
 
-def _rib(
-    scene: Scene, rng: np.random.Generator
-) -> tuple[tuple[float, float], float] | None:
+def _rib(scene: Scene, rng: np.random.Generator) -> tuple[tuple[float, float], float] | None:
     """A point on a rib's middle in the outer half of a lung, and the rib's direction there."""
     sigma = 4.0 * scene.scale * scene.millimetre
     orders = {"yy": (2, 0), "xx": (0, 2), "xy": (1, 1)}
@@ -81,8 +85,10 @@ def _rib(
     place = pick(where, rng)
     if place is None:
         return None
-    at = (int(np.clip(round(place[0]), 0, scene.shape[0] - 1)),
-          int(np.clip(round(place[1]), 0, scene.shape[1] - 1)))
+    at = (
+        int(np.clip(round(place[0]), 0, scene.shape[0] - 1)),
+        int(np.clip(round(place[1]), 0, scene.shape[1] - 1)),
+    )
     return place, float(angle[at])
 
 
@@ -113,18 +119,28 @@ def _anchor(scene: Scene, side: int, down: float, out: float) -> Float[np.ndarra
 
 
 def _plate(
-    scene: Scene, centre: Float[np.ndarray, " 2"], radii: tuple[float, float], thick: float,
+    scene: Scene,
+    centre: Float[np.ndarray, " 2"],
+    radii: tuple[float, float],
+    thick: float,
     angle: float,
 ) -> Float[np.ndarray, "h w"]:
     """mm of a plate with round corners, `radii` mm across."""
-    y, x = np.mgrid[: scene.shape[0] * 3, : scene.shape[1] * 3]
-    unit = scene.scale * scene.millimetre * 3
-    dy, dx = y - 3 * centre[0] - 1, x - 3 * centre[1] - 1
+    unit = scene.scale * scene.millimetre
+    reach = int(1.2 * max(radii) * unit) + 2
+    low = np.maximum(centre.astype(int) - reach, 0)
+    top = np.minimum(centre.astype(int) + reach + 1, scene.shape)
+    out = np.zeros(scene.shape)
+    if (top <= low).any():
+        return out
+    rows, columns = top - low
+    y, x = np.mgrid[: 3 * rows, : 3 * columns] / 3
+    dy, dx = y - 1 / 3 + low[0] - centre[0], x - 1 / 3 + low[1] - centre[1]
     a, b = np.cos(angle) * dx + np.sin(angle) * dy, -np.sin(angle) * dx + np.cos(angle) * dy
     level = (np.abs(a) / (radii[0] * unit)) ** 3 + (np.abs(b) / (radii[1] * unit)) ** 3
-    plate = thick * np.clip(1 - level, 0, 1) ** 0.25
-    rows, columns = scene.shape
-    return np.asarray(plate.reshape(rows, 3, columns, 3).mean(axis=(1, 3)))
+    plate = thick * scene.scale * np.clip(1 - level, 0, 1) ** 0.25
+    out[low[0] : top[0], low[1] : top[1]] = plate.reshape(rows, 3, columns, 3).mean(axis=(1, 3))
+    return out
 
 
 def _pacemaker(scene: Scene, rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
@@ -173,7 +189,7 @@ def _tracheal_tube(scene: Scene, rng: np.random.Generator) -> Float[np.ndarray, 
     tip = np.array([_anchor(scene, -1, rng.uniform(0.08, 0.25), 0)[0], scene.lungs.midline])
     path = np.stack([top, (top + tip) / 2 + rng.normal(0, 1.5, 2), tip])
     pipe = PLASTIC * 0.7 * tube(path, 5.5 * scene.scale, scene, wall=1.5 * scene.scale)
-    stripe = path + [0, 3.0 * scene.scale * scene.millimetre]
+    stripe = path + np.array([0, 3.0 * scene.scale * scene.millimetre])
     return pipe + 3 * PLASTIC * tube(stripe, 0.9 * scene.scale, scene)
 
 

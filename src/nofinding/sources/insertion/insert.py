@@ -38,7 +38,7 @@ that the heart gained, and the step of a fracture: all in mm, as in an adult."""
 
 GRADED = ("nodule", "mass")  # whose contrast to noise is asked for, not only measured
 ASKED = (0.4, 5.0)  # contrast to noise
-DENSITY = (0.35, 1.6)  # factor that it may take: from ground glass to a body long along the beam
+DENSITY = (0.35, 3.0)  # factor that it may take: from ground glass to calcium
 TRIES = 6
 
 
@@ -81,9 +81,7 @@ def insert(scene: Scene, kind: str, key: str, *, seed: int = 0) -> Inserted | No
     )
 
 
-def put(
-    scene: Scene, shadow: Shadow, *, contrast: float | None = None
-) -> Float[np.ndarray, "h w"]:
+def put(scene: Scene, shadow: Shadow, *, contrast: float | None = None) -> Float[np.ndarray, "h w"]:
     """The film with the shadow in it, in steps of 1/255.
 
     With `contrast`, the shadow is made denser or thinner to come as near to that contrast to
@@ -106,4 +104,3 @@ def put(
 
 def _rounded(film: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     return (np.round(film * 255) / 255).astype(np.float32)
-

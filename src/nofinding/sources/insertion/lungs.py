@@ -50,8 +50,14 @@ def lung_fields(film: Float[np.ndarray, "h w"]) -> LungFields | None:
     if min(areas) < 0.3 * max(areas):
         return None
     right, left = (
-        ndimage.zoom(lung.astype(np.float32), (high / GRID, wide / GRID), order=1, grid_mode=True,
-                     mode="nearest") > 0.5
+        ndimage.zoom(
+            lung.astype(np.float32),
+            (high / GRID, wide / GRID),
+            order=1,
+            grid_mode=True,
+            mode="nearest",
+        )
+        > 0.5
         for lung in lungs
         if lung is not None
     )

@@ -10,7 +10,13 @@ from nofinding.sources.insertion.volumes import nodule, rasterised
 
 __all__ = ["mass", "small_nodule"]
 
-NODULES = {"smooth": 0.3, "lobulated": 0.3, "spiculated": 0.2, "part-solid": 0.12, "calcified": 0.08}
+NODULES = {
+    "smooth": 0.3,
+    "lobulated": 0.3,
+    "spiculated": 0.2,
+    "part-solid": 0.12,
+    "calcified": 0.08,
+}
 MASSES = {"lobulated": 0.45, "spiculated": 0.35, "cavitating": 0.2}
 CELLS = {"open": 0.55, "apex": 0.15, "behind the heart": 0.15, "by the hilum": 0.15}
 
@@ -68,9 +74,7 @@ def _room(scene: Scene, cell: str, size: float) -> Bool[np.ndarray, "h w"]:
     return np.asarray(inside & (share > 0.2))
 
 
-def _behind_heart(
-    scene: Scene, share: Float[np.ndarray, "h w"]
-) -> Bool[np.ndarray, "h w"]:
+def _behind_heart(scene: Scene, share: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Between spine and left lung, in the lower half: lung lies there, behind the heart."""
     left = scene.lungs.left
     rows, first, _ = borders(left)
@@ -79,4 +83,3 @@ def _behind_heart(
     for row, column in zip(rows, first, strict=True):
         behind[row, int(spine) : max(int(spine), int(column))] = True
     return np.asarray(behind & (share > 0.5) & (share < 0.88))
-

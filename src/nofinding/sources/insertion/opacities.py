@@ -62,7 +62,10 @@ def consolidation(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     filled = filled * (np.abs(z - DEPTH * scene.scale / 2) < local[None] / 2)
     thick = voxel * filled.sum(axis=0)
     thick = ndimage.zoom(
-        thick, (len(rows) / shape[1], len(columns) / shape[2]), order=1, grid_mode=True,
+        thick,
+        (len(rows) / shape[1], len(columns) / shape[2]),
+        order=1,
+        grid_mode=True,
         mode="nearest",
     )
     whole = np.zeros(scene.shape)
@@ -71,14 +74,15 @@ def consolidation(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     if whole.max() < 5:
         return None
     mask = whole > max(0.15 * whole.max(), 3 * scene.scale)
-    dense = rng.uniform(0.35, 1.0) * (1 - LUNG)
+    share = rng.uniform(0.6, 1.0) if rng.random() < 0.7 else rng.uniform(0.25, 0.6)
+    dense = share * (1 - LUNG)
     attenuation = WATER * dense * whole
     attenuation = attenuation - np.minimum(_bronchi(scene, place, size, rng), 0.5 * attenuation)
     return Shadow(
         attenuation=attenuation,
         mask=mask,
         diameter=_diameter(mask, scene),
-        cell="dense" if dense > 0.5 else "ground glass",
+        cell="dense" if share >= 0.6 else "ground glass",
     )
 
 
@@ -109,13 +113,14 @@ def _bronchi(
 
 
 def _shell(
-    scene: Scene, side: int, rim: Float[np.ndarray, " h"]
+    scene: Scene, side: int, rim: Float[np.ndarray, " h"], *, to_spine: bool
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
     """mm along the beam in a shell `rim` mm thick (by row) within the chest wall, and within it.
 
     A cross section of half a chest is taken for a superellipse. Beam that grazes the wall runs in
     the shell all the way: so fluid rises along it, and so the pleura stands out as a line. The
     third is 1 where the inner body is grazed.
+    Fluid also lies behind the heart and the root of the lung (`to_spine`).
     """
     rows, first, last = borders(scene.lung(side))
     high, wide = scene.shape
@@ -125,7 +130,13 @@ def _shell(
     # The chest wall does not come back in where the heart or the diaphragm takes the lung away.
     first, last = np.minimum.accumulate(first), np.maximum.accumulate(last)
     first, last = (np.interp(every, rows, edge) for edge in (first, last))
-    middle, half = (first + last) / 2, (last - first) / 2 * 1.06 + 1
+    if to_spine and side > 0:
+        first = np.full(len(every), scene.lungs.midline)
+    elif to_spine:
+        last = np.full(len(every), scene.lungs.midline)
+    outwards = side * (0.06 if not to_spine else 0.1) * (last - first)
+    first, last = np.minimum(first, first + outwards), np.maximum(last, last + outwards)
+    middle, half = (first + last) / 2, (last - first) / 2 + 1
     u = (np.arange(wide)[None] - middle[:, None]) / half[:, None]
     thin = np.clip(rim[every] * scene.millimetre / half, 0, 1)[:, None]
     outer = np.clip(1 - np.abs(u) ** 2.4, 0, 1) ** (1 / 2.4)
@@ -134,7 +145,7 @@ def _shell(
     inner = np.clip(1 - np.abs((u - shift) / np.maximum(1 - thin, 1e-3)) ** 2.4, 0, 1) ** (1 / 2.4)
     inner = np.minimum((1 - thin) * inner, outer)
     taper = np.ones(len(every))
-    taper[rows[-1] + 1 - rows[0] :] = np.linspace(1, 0, len(every) - len(rows)) ** 0.5
+    taper[rows[-1] + 1 - rows[0] :] = np.linspace(1, 0, len(every) - len(rows)) ** 2
     roof = np.clip((every - rows[0] + 1) / (0.12 * len(rows)), 0, 1) ** 0.5
     deep = DEPTH * scene.scale * (taper * roof)[:, None]
     shell, body, edge = (np.zeros(scene.shape) for _ in range(3))
@@ -158,14 +169,22 @@ def effusion(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     rim = full * np.where(y < level, np.exp(np.minimum((y - level) / creep, 0)) * 0.3, 1.0)
     rim = ndimage.gaussian_filter1d(rim, 0.35 * creep)
     rim = np.where(y < level - 4 * creep, 0, rim)
-    shell, _, _ = _shell(scene, side, rim)
+    shell, _, _ = _shell(scene, side, rim, to_spine=True)
+    y, x = np.mgrid[: scene.shape[0], : scene.shape[1]]
+    from_spine = side * (x - scene.lungs.midline) / (30 * scene.scale * scene.millimetre)
+    shell = shell * np.clip(from_spine, 0, 1) ** 1.5
+    # The angle between ribs and diaphragm narrows to nothing; it has no edge.
+    shell = ndimage.gaussian_filter(shell, 3.5 * scene.scale * scene.millimetre)
     mask = shell > 6 * scene.scale
     mask[rows[-1] + 1 :] = False
     if not mask.any():
         return None
     attenuation = WATER * (1 - LUNG) * shell
     return Shadow(
-        attenuation=attenuation, mask=mask, diameter=height, cell="small" if height < 50 else "large"
+        attenuation=attenuation,
+        mask=mask,
+        diameter=height,
+        cell="small" if height < 50 else "large",
     )
 
 
@@ -176,7 +195,7 @@ def pneumothorax(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     widest = rng.uniform(8, 45)  # mm, at the apex
     share = np.clip((np.arange(scene.shape[0]) - rows[0]) / len(rows), 0, 1.2)
     rim = widest * scene.scale * np.clip(1 - rng.uniform(0.4, 0.8) * share, 0.1, 1)
-    shell, body, edge = _shell(scene, side, rim)
+    shell, body, edge = _shell(scene, side, rim, to_spine=False)
     lung = ndimage.binary_dilation(scene.lung(side), iterations=2)
     soft = ndimage.gaussian_filter(lung.astype(np.float64), 1.5)
     volume = shell.sum() / max(body.sum(), 1.0)
@@ -186,7 +205,7 @@ def pneumothorax(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     mask |= (edge > 0.3) & lung
     if not mask.any():
         return None
-    fine = max(3, int(round(5 * scene.scale * scene.millimetre)) | 1)
+    fine = max(3, round(5 * scene.scale * scene.millimetre) | 1)
     vessels = scene.film - ndimage.grey_opening(scene.film, fine)
     gone = ndimage.gaussian_filter((shell > 2 * body).astype(np.float64) * lung, 1.0)
     return Shadow(
@@ -210,12 +229,16 @@ def cardiomegaly(scene: Scene, rng: np.random.Generator) -> Shadow | None:
         edge = first if side > 0 else last
         add = wider * share * scene.scale * scene.millimetre
         _grow(scene, side, rows, np.abs(edge - middle), add, attenuation, mask)
-    return Shadow(
-        attenuation=attenuation,
-        mask=mask,
-        diameter=wider,
-        cell="slight" if wider < 25 else "marked",
-    ) if mask.any() else None
+    return (
+        Shadow(
+            attenuation=attenuation,
+            mask=mask,
+            diameter=wider,
+            cell="slight" if wider < 25 else "marked",
+        )
+        if mask.any()
+        else None
+    )
 
 
 def _grow(

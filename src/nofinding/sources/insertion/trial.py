@@ -1,5 +1,6 @@
 """A trial of known answers: normal films, and the same films with one lesion each."""
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from jaxtyping import Bool, UInt8
 
 from nofinding.errors import UserError
 from nofinding.sources.insertion.insert import KINDS, Inserted, insert
-from nofinding.sources.insertion.scene import ADULT_FIELD, scene_of
+from nofinding.sources.insertion.scene import ADULT_FIELD, Scene, scene_of
 from nofinding.types import Pixels, Record
 
 __all__ = ["Case", "Held", "Trial", "build_trial"]
@@ -120,26 +121,37 @@ def _all_of(
 ) -> dict[str, Inserted]:
     """The lesions of one film by "kind#number"."""
     film = twin.pixels()
-    file = None
-    if cache is not None:
-        name = f"{_source_hash()}/{seed}/{field:g}/{kinds}/{twin.image_id}".encode()
-        digest = hashlib.sha256(name + np.ascontiguousarray(film).tobytes()).hexdigest()
-        file = cache / f"{digest[:24]}.npz"
-        if file.is_file():
-            return _read(file)
-    scene = scene_of(film, field)
+    scene: list[Scene | None] = []  # made once, and only if a lesion is not in the cache
     inserted: dict[str, Inserted] = {}
-    for kind in kinds if scene is not None else ():
-        for number in range(REPEATS.get(kind, 1)):
-            assert scene is not None
-            lesion = insert(scene, kind, f"{twin.image_id}#{number}", seed=seed)
-            if lesion is not None:
-                inserted[f"{kind}#{number}"] = lesion
-    if file is not None:
-        _write(file, inserted)
+    for kind in kinds:
+        file = None
+        if cache is not None:
+            text = f"{_source_hash()}/{seed}/{field:g}/{kind}/{twin.image_id}".encode()
+            digest = hashlib.sha256(text + np.ascontiguousarray(film).tobytes()).hexdigest()
+            file = cache / f"{digest[:24]}.npz"
+            if file.is_file():
+                inserted |= _read(file)
+                continue
+        if not scene:
+            scene.append(scene_of(film, field))
+        part = _of_kind(scene[0], twin.image_id, kind, seed)
+        if file is not None:
+            _write(file, part)
+        inserted |= part
     return inserted
 
 
+def _of_kind(scene: Scene | None, image_id: str, kind: str, seed: int) -> dict[str, Inserted]:
+    if scene is None:
+        return {}
+    lesions = {
+        f"{kind}#{number}": insert(scene, kind, f"{image_id}#{number}", seed=seed)
+        for number in range(REPEATS.get(kind, 1))
+    }
+    return {key: lesion for key, lesion in lesions.items() if lesion is not None}
+
+
+@functools.cache
 def _source_hash() -> str:
     """Of the code that makes lesions: what is kept was made by the same."""
     folder = Path(__file__).parent
