@@ -42,7 +42,7 @@ LEAST = 10  # lesions that a row takes
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Response:
     """What is remembered of one scored film."""
 
     score: float
@@ -97,22 +97,22 @@ class Verdict:
 def judge(trial: Trial, scorer: Scorer, *, draws: int = DRAWS, seed: int = 0) -> Verdict:
     """Scores every film of the trial once, and compares lesions with twins by kind and grade."""
     twins = trial.twins
-    seen = dict(zip((t.image_id for t in twins), _score(scorer, twins), strict=True))
-    of_case = _score(scorer, [case.record for case in trial.cases])
-    lesions = list(zip(trial.cases, of_case, strict=True))
+    by_twin = dict(zip((t.image_id for t in twins), _score(scorer, twins), strict=True))
+    of_cases = _score(scorer, [case.record for case in trial.cases])
+    lesions = list(zip(trial.cases, of_cases, strict=True))
     rows, curves = [], {}
     for kind in dict.fromkeys(case.kind for case in trial.cases):
         of_kind = [pair for pair in lesions if pair[0].kind == kind]
         for name, part in _groups(kind, of_kind):
             if name == "all" or len(part) >= LEAST:
-                rows.append(_row(kind, name, part, seen, draws, seed))
+                rows.append(_row(kind, name, part, by_twin, draws, seed))
         if all(s.marks is not None for _, s in of_kind):
-            curves[kind] = froc([_value(case, s) for case, s in of_kind], _false(of_kind, seen))
+            curves[kind] = froc([_value(case, s) for case, s in of_kind], _false(of_kind, by_twin))
     return Verdict(tuple(rows), curves)
 
 
-def _score(scorer: Scorer, records: Sequence[Record]) -> list[Seen]:
-    seen = []
+def _score(scorer: Scorer, records: Sequence[Record]) -> list[Response]:
+    responses = []
     for start in range(0, len(records), BATCH):
         part = records[start : start + BATCH]
         scores, maps = scorer(part)
@@ -120,8 +120,10 @@ def _score(scorer: Scorer, records: Sequence[Record]) -> list[Seen]:
         if scores.shape != (len(part),) or not np.isfinite(scores).all():
             raise ValueError(f"a scorer gives {len(part)} finite numbers, not {scores.shape}")
         for i, score in enumerate(scores):
-            seen.append(Seen(float(score), *(_reduced(maps[i]) if maps is not None else NOTHING)))
-    return seen
+            responses.append(
+                Response(float(score), *(_reduced(maps[i]) if maps is not None else NOTHING))
+            )
+    return responses
 
 
 NOTHING = (None, None, None)
@@ -147,8 +149,8 @@ def _reduced(
 
 
 def _groups(
-    kind: str, pairs: Sequence[tuple[Case, Seen]]
-) -> list[tuple[str, list[tuple[Case, Seen]]]]:
+    kind: str, pairs: Sequence[tuple[Case, Response]]
+) -> list[tuple[str, list[tuple[Case, Response]]]]:
     groups = [("all", list(pairs))]
     for low, high in SIZES.get(kind, ()):
         part = [p for p in pairs if low <= p[0].diameter < high]
@@ -166,8 +168,8 @@ def _groups(
 def _row(
     kind: str,
     group: str,
-    pairs: Sequence[tuple[Case, Seen]],
-    twins: dict[str, Seen],
+    pairs: Sequence[tuple[Case, Response]],
+    twins: dict[str, Response],
     draws: int,
     seed: int,
 ) -> Group:
@@ -190,15 +192,17 @@ def _row(
         return np.stack([area, *shares], axis=-1)
 
     auroc, above, hit = bootstrap(statistic, patient, draws=draws, seed=seed)
-    found: tuple[Estimate, ...] = ()
+    sensitivities: tuple[Estimate, ...] = ()
     place = place_twin = hit_twin = pixel = float("nan")
     if mapped:
         values = np.array([_value(case, s) for case, s in pairs])
-        found = _sensitivities(values, _false(pairs, twins), patient, len(pairs), draws, seed)
-        own_seen = [twins[case.twin.image_id] for case, _ in pairs]
+        sensitivities = _sensitivities(
+            values, _false(pairs, twins), patient, len(pairs), draws, seed
+        )
+        own_responses = [twins[case.twin.image_id] for case, _ in pairs]
         cases = [case for case, _ in pairs]
         place = float(np.median([_percentile(c, s) for c, s in pairs]))
-        both = list(zip(cases, own_seen, strict=True))
+        both = list(zip(cases, own_responses, strict=True))
         place_twin = float(np.median([_percentile(case, s) for case, s in both]))
         hit_twin = float(np.mean([_on(case, s) for case, s in both]))
         if group == "all":
@@ -214,7 +218,7 @@ def _row(
         place_twin=place_twin,
         hit=hit,
         hit_twin=hit_twin,
-        froc=found,
+        froc=sensitivities,
         pixel_auroc=pixel,
     )
 
@@ -231,16 +235,16 @@ def _inside(mask: Bool[np.ndarray, "h w"], marks: Float[np.ndarray, "m 3"]) -> n
     return np.asarray(_grown(mask)[rows, columns])
 
 
-def _value(case: Case, seen: Seen) -> float:
+def _value(case: Case, response: Response) -> float:
     """Of the highest mark on the lesion; -inf where there is none."""
-    assert seen.marks is not None
-    inside = _inside(case.mask, seen.marks)
-    return float(seen.marks[inside, 0].max()) if inside.any() else -np.inf
+    assert response.marks is not None
+    inside = _inside(case.mask, response.marks)
+    return float(response.marks[inside, 0].max()) if inside.any() else -np.inf
 
 
-def _on(case: Case, seen: Seen) -> float:
-    assert seen.marks is not None
-    return float(_inside(case.mask, seen.marks[:1])[0])
+def _on(case: Case, response: Response) -> float:
+    assert response.marks is not None
+    return float(_inside(case.mask, response.marks[:1])[0])
 
 
 def _small_mask(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "p p"]:
@@ -250,17 +254,17 @@ def _small_mask(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "p p"]:
     return np.asarray(cover >= min(0.5, float(cover.max())))
 
 
-def _percentile(case: Case, seen: Seen) -> float:
+def _percentile(case: Case, response: Response) -> float:
     """Mean percentile of the lesion's pixels among the pixels of the film; ties count half."""
-    assert seen.small is not None
+    assert response.small is not None
     mask = _small_mask(case.mask)
-    flat = np.sort(seen.small, axis=None)
-    inside = seen.small[mask]
+    flat = np.sort(response.small, axis=None)
+    inside = response.small[mask]
     below = np.searchsorted(flat, inside, "left") + np.searchsorted(flat, inside, "right")
     return float(100 * np.mean(below) / 2 / flat.size)
 
 
-def _pixel_auroc(pairs: Sequence[tuple[Case, Seen]], twins: Sequence[Seen]) -> float:
+def _pixel_auroc(pairs: Sequence[tuple[Case, Response]], twins: Sequence[Response]) -> float:
     def reader(small: np.ndarray) -> Callable[[], np.ndarray]:
         return lambda: small
 
@@ -273,7 +277,7 @@ def _pixel_auroc(pairs: Sequence[tuple[Case, Seen]], twins: Sequence[Seen]) -> f
 
 
 def _false(
-    pairs: Sequence[tuple[Case, Seen]], twins: dict[str, Seen]
+    pairs: Sequence[tuple[Case, Response]], twins: dict[str, Response]
 ) -> list[Float[np.ndarray, " m"]]:
     """The values of all marks of each twin, once each."""
     ids = dict.fromkeys(case.twin.image_id for case, _ in pairs)
@@ -343,10 +347,10 @@ def table(verdict: Verdict) -> str:
             row.kind,
             row.group,
             f"{row.lesions} ({row.films})",
-            _told(row.auroc),
-            _told(row.raised),
+            _cell(row.auroc),
+            _cell(row.raised),
             f"{row.place:.1f} ({row.place_twin:.1f})" if mapped else "no map",
-            f"{_told(row.hit)} ({row.hit_twin:.2f})" if mapped else "",
+            f"{_cell(row.hit)} ({row.hit_twin:.2f})" if mapped else "",
             " / ".join(f"{e.value:.2f}" for e in row.froc),
             f"{row.pixel_auroc:.3f}" if np.isfinite(row.pixel_auroc) else "",
         ]
@@ -354,5 +358,5 @@ def table(verdict: Verdict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(estimate: Estimate) -> str:
+def _cell(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

@@ -129,7 +129,7 @@ class Exposed:
         """The film with an attenuation (negative: tissue taken away) in the beam."""
         before = self.curve.grey(self.nepers)
         after = self.curve.grey(self.nepers + self.added(attenuation))
-        return np.asarray(np.clip(self.film + after - before, 0, 1))
+        return np.asarray(np.clip(self.film + (after - before), 0, 1))
 
 
 def noise_about(film: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]) -> float:

@@ -25,10 +25,10 @@ DEVICES = {
 def fracture(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     """A rib in two: a step of 2 to 8 mm and a dark cleft; older ones with a lump of new bone."""
     unit = scene.scale * scene.millimetre  # pixels a mm of an adult
-    found = _rib(scene, rng)
-    if found is None:
+    rib_at = _rib(scene, rng)
+    if rib_at is None:
         return None
-    (row, column), angle = found
+    (row, column), angle = rib_at
     step = rng.uniform(2, 8)
     y, x = np.mgrid[: scene.shape[0], : scene.shape[1]]
     along = (x - column) * np.cos(angle) + (y - row) * np.sin(angle)

@@ -14,6 +14,7 @@ __all__ = ["LungFields", "lung_fields"]
 
 GRID = 128  # pixels a side on which the lungs are looked for
 AREA = (0.035, 0.24)  # of the film, that one lung may take
+BRIGHTER = 0.015  # of the grey range, that the middle of a film is than its lungs
 LENGTH = 0.24  # of the film's height, that a lung is long at least
 
 
@@ -40,6 +41,8 @@ def lung_fields(film: Float[np.ndarray, "h w"]) -> LungFields | None:
     high, wide = film.shape
     small = ndimage.zoom(film, (GRID / high, GRID / wide), order=1, grid_mode=True, mode="nearest")
     small = ndimage.gaussian_filter(ndimage.median_filter(small, 5), 1.0)
+    if not _dense_is_bright(small):
+        return None
     small = small - 0.6 * _slope(small)
     outside = _outside(small)
     midline = _midline(small, outside)
@@ -133,6 +136,16 @@ def _lung(
     plausible = AREA[0] < lung.mean() < AREA[1] and np.ptp(rows) > LENGTH * GRID
     darker = film[lung].mean() < film[near & ~lung].mean() - 0.02
     return np.asarray(lung) if plausible and darker else None
+
+
+def _dense_is_bright(film: Float[np.ndarray, "s s"]) -> bool:
+    """Whether the middle of the film is brighter than both sides of it, as on no inverted film."""
+    rows = slice(int(0.34 * GRID), int(0.62 * GRID))
+    left, middle, right = (
+        float(np.median(film[rows, int(low * GRID) : int(high * GRID)]))
+        for low, high in ((0.25, 0.39), (0.45, 0.55), (0.61, 0.75))
+    )
+    return middle - (left + right) / 2 > BRIGHTER
 
 
 def _otsu(values: Float[np.ndarray, " n"]) -> float:

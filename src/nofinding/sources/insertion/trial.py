@@ -52,7 +52,7 @@ class Trial:
 
     cases: tuple[Case, ...]
     skipped: tuple[str, ...]
-    """Films on which no two lungs were found; they are in no comparison."""
+    """Films on which no two lungs could be traced; they are in no comparison."""
 
     @property
     def twins(self) -> list[Record]:
@@ -75,7 +75,7 @@ def build_trial(
     """One lesion of each kind (two nodules) in each of the normal films, which are `field` mm wide.
 
     A lesion depends on its film, kind and seed alone, not on what else is in the trial. With
-    `cache`, a folder, films with lesions are kept there and read the next time. Raises UserError
+    `cache`, a folder, films with lesions are stored there and read the next time. Raises UserError
     for a film that is not labelled normal, and for an unknown kind.
     """
     for kind in kinds:
@@ -121,7 +121,7 @@ def _all_of(
 ) -> dict[str, Inserted]:
     """The lesions of one film by "kind#number"."""
     film = twin.pixels()
-    scene: list[Scene | None] = []  # made once, and only if a lesion is not in the cache
+    scene: list[Scene | None] = []  # built once, and only if a lesion is not in the cache
     inserted: dict[str, Inserted] = {}
     for kind in kinds:
         file = None
@@ -153,7 +153,7 @@ def _of_kind(scene: Scene | None, image_id: str, kind: str, seed: int) -> dict[s
 
 @functools.cache
 def _source_hash() -> str:
-    """Of the code that makes lesions: what is kept was made by the same."""
+    """Of the code that makes lesions: what is stored comes from the same."""
     folder = Path(__file__).parent
     text = b"".join(p.read_bytes() for p in sorted(folder.glob("*.py")) if p.name != "trial.py")
     return hashlib.sha256(text).hexdigest()[:16]
@@ -173,13 +173,13 @@ def _write(file: Path, inserted: Mapping[str, Inserted]) -> None:
 
 
 def _read(file: Path) -> dict[str, Inserted]:
-    with np.load(file, allow_pickle=False) as kept:
+    with np.load(file, allow_pickle=False) as stored:
         inserted = {}
-        for i, name in enumerate(kept["names"].tolist()):
-            film = (kept[f"film{i}"] / np.float32(255)).astype(np.float32)
-            mask = np.unpackbits(kept[f"mask{i}"], count=film.size).reshape(film.shape) > 0
-            kind, cell = kept[f"what{i}"].tolist()
-            diameter, contrast = kept[f"size{i}"].tolist()
+        for i, name in enumerate(stored["names"].tolist()):
+            film = (stored[f"film{i}"] / np.float32(255)).astype(np.float32)
+            mask = np.unpackbits(stored[f"mask{i}"], count=film.size).reshape(film.shape) > 0
+            kind, cell = stored[f"what{i}"].tolist()
+            diameter, contrast = stored[f"size{i}"].tolist()
             inserted[name] = Inserted(
                 film=film, mask=mask, kind=kind, diameter=diameter, contrast=contrast, cell=cell
             )
