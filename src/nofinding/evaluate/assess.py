@@ -85,7 +85,7 @@ def evaluate(
         verdicts=verdicts(rows, scored, draws=bootstrap, seed=seed),
         band=_band(scored, bootstrap, seed),
         calibration=_calibration(scored),
-        delong=None if other is None else delong_test(scored.score, other.score, scored.abnormal),
+        delong=None if other is None else delong_test(scored.score, other.score, scored.abnormal, scored.patient),
         findings=by_finding(scored, draws=bootstrap, seed=seed),
         groups=by_patient_group(scored, draws=bootstrap, seed=seed),
         pixels=pixels,

@@ -8,26 +8,16 @@ without an abnormal film: NaN) is left out, and `Estimate.draws` says how many w
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from nofinding.evaluate.metrics import METRICS, Metric, count
+from nofinding.evaluate.metrics import METRICS, Estimate, Metric, count
 
 __all__ = ["DRAWS", "Estimate", "bootstrap", "difference", "measure", "patient_index"]
 
 DRAWS = 2000
 CELLS = 4_000_000  # draws x films that are held in memory at once: 32 MB an array
-
-
-class Estimate(NamedTuple):
-    """A number and its 95 % interval; the interval is NaN where too few draws define it."""
-
-    value: float
-    low: float
-    high: float
-    draws: int
 
 
 def patient_index(patients: Sequence[str]) -> Int[np.ndarray, " n"]:
