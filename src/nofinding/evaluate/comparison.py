@@ -14,7 +14,7 @@ from scipy.stats import friedmanchisquare, rankdata, studentized_range
 from scipy.stats import t as student
 
 from nofinding.evaluate.delong import areas_of
-from nofinding.evaluate.intervals import DRAWS, Estimate, bootstrap, patient_index
+from nofinding.evaluate.intervals import DRAWS, Estimate, bootstrap, patient_index, with_logit
 from nofinding.evaluate.metrics import METRICS, area_under_roc, count
 from nofinding.evaluate.subgroups import LEAST, UNKNOWN, age_band, sex, view
 from nofinding.types import Record
@@ -45,7 +45,7 @@ def mean_metrics(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Gives every metric of METRICS, averaged over seeds, with its patient-bootstrap interval."""
+    """Gives every metric of METRICS, averaged over seeds, with its interval, as `measure` does."""
 
     def statistic(weight: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c m"]:
         each = []
@@ -54,7 +54,9 @@ def mean_metrics(
             each.append(np.stack([metric(counts) for metric in METRICS.values()], axis=-1))
         return np.asarray(np.mean(each, axis=0))
 
-    return dict(zip(METRICS, bootstrap(statistic, patient, draws=draws, seed=seed), strict=True))
+    estimates = bootstrap(statistic, patient, draws=draws, seed=seed)
+    named = dict(zip(METRICS, estimates, strict=True))
+    return named | {"auroc": with_logit(named["auroc"], scores, abnormal, patient)}
 
 
 def mean_auroc(
@@ -65,13 +67,14 @@ def mean_auroc(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Gives the AUROC alone, averaged over seeds, with its patient-bootstrap interval."""
+    """Gives the AUROC alone, averaged over seeds, with its clustered logit interval."""
 
     def statistic(weight: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c 1"]:
         each = [area_under_roc(count(score, abnormal, weight)) for score in scores]
         return np.asarray(np.mean(each, axis=0))[:, None]
 
-    return bootstrap(statistic, patient, draws=draws, seed=seed)[0]
+    resampled = bootstrap(statistic, patient, draws=draws, seed=seed)[0]
+    return with_logit(resampled, scores, abnormal, patient)
 
 
 class Contrast(NamedTuple):

@@ -13,7 +13,7 @@ from nofinding import checkpoint
 from nofinding.data.ehr import EhrStats
 from nofinding.data.image import Aspect
 from nofinding.errors import UserError
-from nofinding.evaluate.strata import Stratum
+from nofinding.evaluate.strata import Partition, Stratum
 from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector, Ruled
 
@@ -140,6 +140,9 @@ def _check_rest(meta: Mapping[str, Any]) -> None:
     columns = [stored["ids"], *(stored[k] for k in Stratum._fields if stored.get(k) is not None)]
     scores = np.array(stored["scores"], dtype=np.float64)
     threshold, gate = meta.get("map_threshold"), meta.get("gate")
+    partition, strata = Partition.from_meta(stored), Stratum.from_meta(stored)
+    if partition is not None and any(partition.cell_of(s) is None for s in strata or ()):
+        raise ValueError
     right = (
         all(map(_texts, columns))
         and {scores.shape} == {(len(column),) for column in columns}
