@@ -1,3 +1,3 @@
-"""How far a chest radiograph is from normal for this patient, where, and how sure that is."""
+"""How far a chest radiograph is from the normal ones, where, and how sure that is."""
 
 __version__ = "0.1.0"
