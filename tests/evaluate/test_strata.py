@@ -42,10 +42,9 @@ F_PA = {age: Stratum("F", "PA", age) for age in ("0-17", "18-39", "40-59", "60+"
     ("least", "names"),
     [
         (2, ["sex=F view=PA age=60+", "sex=F view=PA age=18-39"]),
-        (3, ["sex=F view=PA age=18-39/60+"]),  # two young ones join the only cell of their kind
-        (4, ["sex=F view=PA age=18-39/60+"]),  # pooled: neither is large enough
-        (6, ["sex=F/M view=PA age=18-39/60+"]),  # with the other sex
-        (8, ["all"]),
+        (3, ["sex=F/M view=PA age=18-39/60+"]),  # two young ones join the old, two men the women
+        (4, ["all"]),  # five of F and PA are pooled; two men, then three of AP, join them
+        (11, ["all"]),
     ],
 )
 def test_small_strata_are_pooled(least: int, names: list[str]) -> None:
@@ -58,6 +57,13 @@ def test_small_strata_are_pooled(least: int, names: list[str]) -> None:
     assert said == names
     members = [stratum for cell in partition.cells for stratum in cell]
     assert len(members) == len(set(members)) == 4
+
+
+def test_a_pool_of_small_strata_is_a_cell_beside_the_large_one() -> None:
+    films = [F_PA["60+"]] * 5 + [F_PA["18-39"]] * 2 + [F_PA["0-17"]] * 2
+    partition = Partition.of(films, 4)
+    names = {partition.name(i) for i in range(len(partition.cells))}
+    assert names == {"sex=F view=PA age=60+", "sex=F view=PA age=0-17/18-39"}
 
 
 def test_every_film_of_a_cell_is_compared_with_the_same_films() -> None:

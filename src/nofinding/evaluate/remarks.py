@@ -101,8 +101,8 @@ def _on_p_values(scored: Scored) -> Iterable[str]:
         yield (
             f"{shared} of the {scored.n_normal} evaluated normal films also calibrated the "
             "p-value. Each was left out of its own calibration, so its p-value is right, but how "
-            "many of such films are called is fixed by their number, whatever the scores: they "
-            f"are no evidence of a false-positive rate, and {left}."
+            "many of such films are called is fixed by their number, whatever the scores: it "
+            f"is no evidence of a false-positive rate, and {left}."
         )
 
 

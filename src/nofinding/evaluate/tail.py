@@ -56,8 +56,12 @@ class Tail:
         with np.errstate(divide="ignore"):
             log_beyond = -np.log(base) / SHAPES[:, None]  # of those above `start`
         log_beyond = np.where(base > 0, log_beyond, -np.inf)
-        weight = np.exp(self.likelihood)
-        middle = np.log(max(float((weight * np.exp(log_beyond)).sum() / weight.sum()), 1e-300))
+        # The median of the likelihood: its mean is ruled by the heaviest tails, its maximum, of few
+        # films, by an upper end just above the highest of them.
+        order = np.argsort(log_beyond, axis=None)
+        weight = np.exp(self.likelihood).flat[order].cumsum()
+        half = order[np.searchsorted(weight, weight[-1] / 2)]
+        middle = max(float(log_beyond.flat[half]), -690.0)
         inside = log_beyond[self.likelihood >= -SUPPORTED]
         # The share above `start` is itself uncertain: its error is added in quadrature.
         error = 1.959964 * np.sqrt((1 - self.share) / self.excesses)
