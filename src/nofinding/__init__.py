@@ -1,4 +1,4 @@
-"""How far a chest radiograph is from normal for this patient, where, and how sure that is."""
+"""How far a chest radiograph is from the normal ones, where, and how sure that is."""
 
 import os
 

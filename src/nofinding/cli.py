@@ -51,7 +51,7 @@ KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number",
 PEERS = "whom results are sent to by C-STORE, TITLE@host:port, one or more"
 
 USAGE = """\
-nofinding: how far a chest radiograph is from normal for this patient, where, and how sure
+nofinding: how far a chest radiograph is from the normal ones, where, and how sure
 
   nofinding demo                                             see it work, on simulated films
   nofinding score FILE... --ehr age=63 sex=M --out DIR       by a model inside the package

@@ -83,3 +83,59 @@ def test_a_single_abnormal_film_has_no_variance() -> None:
     assert interval.value == 1
     assert np.isnan(interval.low)
     assert np.isnan(delong_test(np.arange(10.0), -np.arange(10.0), abnormal).p_value)
+
+
+def test_patients_with_one_film_each_are_delong() -> None:
+    first, second, abnormal = films(3, ties=True)
+    scores = np.stack([first, second])
+    np.testing.assert_allclose(
+        delong(scores, abnormal, np.arange(len(abnormal)))[1],
+        delong(scores, abnormal)[1],
+        atol=1e-15,
+    )
+
+
+def test_films_of_a_patient_count_as_obuchowski_has_it() -> None:
+    """Obuchowski 1997, section 3, patient by patient."""
+    first, second, abnormal = films(5, ties=True, n=90)
+    patient = np.random.default_rng(0).integers(0, 35, size=90)
+    scores = np.stack([first, second])
+    areas, covariance = delong(scores, abnormal, patient)
+    v10, v01 = [], []
+    for score in scores:
+        x, y = score[abnormal][:, None], score[~abnormal][None]
+        psi = (x > y) + 0.5 * (x == y)
+        v10.append(psi.mean(axis=1))
+        v01.append(psi.mean(axis=0))
+    ill, well = patient[abnormal], patient[~abnormal]
+    m, n = len(ill), len(well)
+    expected = np.zeros((2, 2))
+    for r in range(2):
+        for s in range(2):
+            tx = [[(v10[k] - areas[k])[ill == i].sum() for i in set(patient)] for k in (r, s)]
+            ty = [[(v01[k] - areas[k])[well == i].sum() for i in set(patient)] for k in (r, s)]
+            a, b, c = len(set(ill)), len(set(well)), len(set(patient))
+            s10 = a / ((a - 1) * m) * np.dot(*tx)
+            s01 = b / ((b - 1) * n) * np.dot(*ty)
+            s11 = c / (c - 1) * (np.dot(tx[0], ty[1]) + np.dot(tx[1], ty[0]))
+            expected[r, s] = s10 / m + s01 / n + s11 / (m * n)
+    np.testing.assert_allclose(covariance, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("icc", [0.0, 0.3, 0.6, 0.9])
+def test_keeps_five_per_cent_with_several_films_a_patient(icc: float) -> None:
+    """Two scores that are equally good; as if films were independent, 8 to 37 % are rejected."""
+    rng = np.random.default_rng(round(10 * icc))
+    trials, patients = 600, 60
+    rejected = naive = 0
+    for _ in range(trials):
+        patient = np.repeat(np.arange(patients), rng.integers(1, 8, patients))
+        abnormal = rng.random(len(patient)) < rng.beta(1, 1, patients)[patient]
+        own = rng.normal(size=(3, patients))[:, patient]
+        noise = np.sqrt(icc) * own + np.sqrt(1 - icc) * rng.normal(size=(3, len(patient)))
+        first, second = abnormal + noise[0] + noise[1:]
+        rejected += delong_test(first, second, abnormal, patient).p_value <= 0.05
+        naive += delong_test(first, second, abnormal).p_value <= 0.05
+    error = np.sqrt(0.05 * 0.95 / trials)
+    assert abs(rejected / trials - 0.05) <= 3 * error
+    assert icc == 0 or naive / trials > 0.05 + error

@@ -70,7 +70,7 @@ def test_nothing_recorded_gives_no_rows(cohort: Any) -> None:
 
 @pytest.mark.parametrize(
     ("age", "band"),
-    [(0, "0-17"), (17.9, "0-17"), (18, "18-39"), (39.5, "18-39"), (40, "40-64"), (65, "65+")],
+    [(0, "0-17"), (17.9, "0-17"), (18, "18-39"), (39.5, "18-39"), (40, "40-59"), (60, "60+")],
 )
 def test_age_bands_are_of_completed_years(age: float, band: str) -> None:
     assert age_band(record(age=age)) == band

@@ -13,6 +13,7 @@ from PIL import Image
 from nofinding.checkpoint import load
 from nofinding.cli import main
 from nofinding.data.ehr import FIELDS
+from nofinding.evaluate.stratum import Stratum, age_band_of
 from nofinding.run.gating import one_a_patient
 from nofinding.sources.phantom import PHANTOM
 from nofinding.types import Record
@@ -221,7 +222,7 @@ def test_a_patient_counts_once_for_drift() -> None:
 
 def test_the_model_remembers_bands_and_no_age(model: Path, gated: tuple[Path, Rows]) -> None:
     stored = load(model / "model")[1]["calibration"]
-    assert set(stored) == {"from", "scores", "ids", "sex", "view", "age"}
+    assert set(stored) == {"from", "scores", "ids", "sex", "view", "age", "partition"}
     assert set(stored["age"]) <= {"0-17", "18-39", "40-59", "60+"}
     val = [row for row in gated[1] if row["split"] == "val"]
     assert sorted(stored["sex"]) == sorted(row["sex"] for row in val)
@@ -232,22 +233,23 @@ def test_mondrian_says_which_stratum(model: Path, gated: tuple[Path, Rows], tmp_
     run("score", "--model", model, "--films", films, "--split", "test", *SCORE,
         "--calibration", "mondrian", "--out", tmp_path / "s")  # fmt: skip
     stored = load(model / "model")[1]["calibration"]
-    values = np.array(stored["scores"])
+    values, strata = np.array(stored["scores"]), Stratum.from_meta(stored)
+    assert strata is not None
+    cells = [{Stratum(*row) for row in cell} for cell in stored["partition"]["cells"]]
     by_id = {row["image_id"]: row for row in gated[1]}
     found = scores_in(tmp_path / "s")
     assert len({row["stratum"] for row in found.values()}) > 1
     for image_id, row in found.items():
-        sex, view = by_id[image_id]["sex"], by_id[image_id]["view"]
-        same_view = np.array([v == view for v in stored["view"]])
-        same = same_view & np.array([s == sex for s in stored["sex"]])
-        stratum, chosen = ("all", same | True)
-        if same.sum() >= 19:
-            stratum, chosen = f"sex={sex} view={view}", same
-        elif same_view.sum() >= 19:
-            stratum, chosen = f"view={view}", same_view
-        assert row["stratum"] == stratum
-        at_least = (values[chosen] >= float(row["score"])).sum()
-        assert float(row["p_value"]) == pytest.approx((1 + at_least) / (1 + chosen.sum()), 1e-4)
+        film = by_id[image_id]
+        own = Stratum(film["sex"], film["view"], age_band_of(float(film["age"])))
+        of = [cell for cell in cells if own in cell] or cells
+        within = [np.array([s in cell for s in strata]) for cell in of]
+        assert all(members.sum() >= 19 for members in within)
+        at_least = [(values[members] >= float(row["score"])).sum() for members in within]
+        p = max((1 + k) / (1 + m.sum()) for k, m in zip(at_least, within, strict=True))
+        assert float(row["p_value"]) == pytest.approx(p, 1e-4)
+        beyond = len(of) == 1 and at_least[0] == 0
+        assert (f"beyond all {within[0].sum()} calibration films" in row["flags"]) == beyond
     assert sum(run_json(tmp_path / "s")["strata"].values()) == len(found)
 
 

@@ -110,6 +110,16 @@ def test_films_are_listed_by_p_and_those_without_come_last(queue: Queue) -> None
     assert not queue.listed(state="failed")
 
 
+def test_of_films_with_one_p_the_higher_score_comes_first(queue: Queue) -> None:
+    """25 calibration films: a film with masses and an unremarkable one both lie beyond them."""
+    for name, p, score in (("mass", 0.038, 5.36), ("plain", 0.038, 1.81), ("usual", 0.5, 9.0)):
+        queue.offer(name, "d", {})
+        (job,) = queue.claim()
+        queue.done(job, {"p_value": p, "score": score})
+    assert [job.film for job in queue.listed()] == ["mass", "plain", "usual"]
+    assert [job.film for job in queue.listed(descending=True)] == ["usual", "plain", "mass"]
+
+
 def test_a_score_that_is_no_number_breaks_no_list(queue: Queue) -> None:
     queue.offer("film", "d", {})
     (job,) = queue.claim()

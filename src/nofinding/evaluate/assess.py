@@ -17,7 +17,7 @@ from nofinding.data.image import Aspect, fit_square_mask
 from nofinding.errors import UserError
 from nofinding.evaluate.attention import attention_by_field
 from nofinding.evaluate.calibration import LEVELS, Share, called, share
-from nofinding.evaluate.delong import delong_test
+from nofinding.evaluate.delong import PairedTest, delong_test
 from nofinding.evaluate.gallery import array_file, read_array, walls
 from nofinding.evaluate.intervals import DRAWS, measure, patient_index
 from nofinding.evaluate.intervals import bootstrap as resample
@@ -85,7 +85,7 @@ def evaluate(
         verdicts=verdicts(rows, scored, draws=bootstrap, seed=seed),
         band=_band(scored, bootstrap, seed),
         calibration=_calibration(scored),
-        delong=None if other is None else delong_test(scored.score, other.score, scored.abnormal),
+        delong=None if other is None else _paired(scored, other),
         findings=by_finding(scored, draws=bootstrap, seed=seed),
         groups=by_patient_group(scored, draws=bootstrap, seed=seed),
         pixels=pixels,
@@ -110,6 +110,10 @@ def _same_films(path: Path, records: Sequence[Record], scored: Scored) -> Scored
             f"are missing and {len(theirs - ours)} are not in it"
         )
     return other
+
+
+def _paired(scored: Scored, other: Scored) -> PairedTest:
+    return delong_test(scored.score, other.score, scored.abnormal, scored.patient)
 
 
 def _grid(scored: Scored) -> tuple[int, Aspect]:
@@ -206,9 +210,10 @@ def _calibration(scored: Scored) -> Calibration | None:
     if p is None:
         return None
     plain = scored.run.get("calibration", "plain") == "plain"
+    judged = ~scored.abnormal & ~scored.calibrates
     return Calibration(
         n=_whole(scored.run, "calibration_n") if plain else None,
-        normal={level: called(p, ~scored.abnormal, level) for level in LEVELS},
+        normal={level: called(p, judged, level) for level in LEVELS},
         abnormal={level: called(p, scored.abnormal, level) for level in LEVELS},
     )
 

@@ -136,7 +136,7 @@ def tabulate(cohort: Cohort, *, draws: int = DRAWS) -> Table:
     measured.sort(key=lambda pair: -pair[1]["auroc"].value)
     entries = [entry for entry, _ in measured]
     rows = []
-    gaps = [contrast(entries[0].scores, e.scores, abnormal) for e in entries[1:]]
+    gaps = [contrast(entries[0].scores, e.scores, abnormal, patient) for e in entries[1:]]
     corrected = holm([gap.p_value for gap in gaps])
     to_beat = [_turned(e, abnormal, patient, draws) for e in entries if e.trivial]
     for place, (entry, metrics) in enumerate(measured):

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import friedmanchisquare, norm, rankdata, studentized_range
+from scipy.stats import friedmanchisquare, rankdata, studentized_range
+from scipy.stats import t as student
 
-from nofinding.evaluate.delong import delong
-from nofinding.evaluate.intervals import DRAWS, Estimate, bootstrap, patient_index
+from nofinding.evaluate.delong import areas_of
+from nofinding.evaluate.intervals import DRAWS, Estimate, bootstrap, patient_index, with_logit
 from nofinding.evaluate.metrics import METRICS, area_under_roc, count
 from nofinding.evaluate.subgroups import LEAST, UNKNOWN, age_band, sex, view
 from nofinding.types import Record
@@ -44,7 +45,7 @@ def mean_metrics(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Gives every metric of METRICS, averaged over seeds, with its patient-bootstrap interval."""
+    """Gives every metric of METRICS, averaged over seeds, with its interval, as `measure` does."""
 
     def statistic(weight: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c m"]:
         each = []
@@ -53,7 +54,9 @@ def mean_metrics(
             each.append(np.stack([metric(counts) for metric in METRICS.values()], axis=-1))
         return np.asarray(np.mean(each, axis=0))
 
-    return dict(zip(METRICS, bootstrap(statistic, patient, draws=draws, seed=seed), strict=True))
+    estimates = bootstrap(statistic, patient, draws=draws, seed=seed)
+    named = dict(zip(METRICS, estimates, strict=True))
+    return named | {"auroc": with_logit(named["auroc"], scores, abnormal, patient)}
 
 
 def mean_auroc(
@@ -64,13 +67,14 @@ def mean_auroc(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Gives the AUROC alone, averaged over seeds, with its patient-bootstrap interval."""
+    """Gives the AUROC alone, averaged over seeds, with its clustered logit interval."""
 
     def statistic(weight: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c 1"]:
         each = [area_under_roc(count(score, abnormal, weight)) for score in scores]
         return np.asarray(np.mean(each, axis=0))[:, None]
 
-    return bootstrap(statistic, patient, draws=draws, seed=seed)[0]
+    resampled = bootstrap(statistic, patient, draws=draws, seed=seed)[0]
+    return with_logit(resampled, scores, abnormal, patient)
 
 
 class Contrast(NamedTuple):
@@ -82,23 +86,29 @@ class Contrast(NamedTuple):
     p_value: float  # two-sided, of this comparison alone
 
 
-def contrast(first: Scores, second: Scores, abnormal: Bool[np.ndarray, " n"]) -> Contrast:
+def contrast(
+    first: Scores,
+    second: Scores,
+    abnormal: Bool[np.ndarray, " n"],
+    patient: Int[np.ndarray, " n"] | None = None,
+) -> Contrast:
     """Tests two methods on the same films: DeLong's covariance of all their seeds' AUROCs, with
     weights 1 / seeds for the first and - 1 / seeds for the second.
 
-    With one seed each it is the paired DeLong test. Films count as independent. A difference of
-    0 without variance has p = 1; fewer than two films of a class give NaN.
+    With one seed each it is the paired DeLong test. `patient` numbers the patient of each film,
+    and the variance is the clustered one; without it films count as independent. A difference of
+    0 without variance has p = 1; fewer than two patients of a class give NaN.
     """
-    areas, covariance = delong(np.concatenate([first, second]), abnormal)
+    areas = areas_of(np.concatenate([first, second]), abnormal, patient)
     weight = np.concatenate(
         [np.full(len(first), 1 / len(first)), np.full(len(second), -1 / len(second))]
     )
-    gap = float(weight @ areas)
-    error = float(np.sqrt(np.maximum(weight @ covariance @ weight, 0)))
+    gap, error, freedom = areas.combined(weight)
     if error == 0:
         return Contrast(gap, gap, gap, 1.0 if abs(gap) < 1e-12 else 0.0)
-    half = float(norm.ppf(0.975)) * error
-    return Contrast(gap, gap - half, gap + half, float(2 * norm.sf(abs(gap / error))))
+    half = float(student.ppf(0.975, freedom)) * error
+    p_value = float(2 * student.sf(abs(gap / error), freedom))
+    return Contrast(gap, gap - half, gap + half, p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

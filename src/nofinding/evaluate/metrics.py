@@ -7,7 +7,7 @@ of draws as leading axes, so that the point estimate and its interval are one pi
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 __all__ = [
     "METRICS",
     "Counts",
+    "Estimate",
     "Metric",
     "area_under_roc",
     "average_precision",
@@ -25,6 +26,15 @@ __all__ = [
     "sensitivity_at",
     "threshold_at",
 ]
+
+
+class Estimate(NamedTuple):
+    """A number and its 95 % interval; the interval is NaN where too few draws define it."""
+
+    value: float
+    low: float
+    high: float
+    draws: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from nofinding.evaluate.calibration import LEVELS, hashed, least_n, share
+from nofinding.evaluate.calibration import LEVELS, least_n, share
 from nofinding.evaluate.intervals import DRAWS, difference
 from nofinding.evaluate.pixels import PixelMetrics
 from nofinding.evaluate.report import Row, Verdict
@@ -60,8 +60,8 @@ def _on_films(scored: Scored) -> Iterable[str]:
     if scored.patients < len(scored.records):
         yield (
             f"The {len(scored.records)} films are of {scored.patients} patients. Bootstrap "
-            "intervals draw patients; exact (Clopper-Pearson) intervals and the DeLong test take "
-            "films as independent and are somewhat too narrow."
+            "intervals, the AUROC's and the paired test count patients; exact (Clopper-Pearson) "
+            "intervals take films as independent and are somewhat too narrow."
         )
 
 
@@ -95,14 +95,14 @@ def _on_p_values(scored: Scored) -> Iterable[str]:
             "normal films, the calibration table is no evidence."
         )
         return
-    calibrated = {str(name) for name in listed}
-    normal = [r.image_id for r in scored.records if not r.findings]
-    shared = sum(hashed(image_id) in calibrated for image_id in normal)
+    shared = int((scored.calibrates & ~scored.abnormal).sum())
     if shared:
+        left = "none are left" if shared == scored.n_normal else "they are left out of it"
         yield (
-            f"{shared} of the {len(normal)} evaluated normal films also calibrated the p-value. "
-            "Each was left out of its own calibration, so its p-value is right, but over such "
-            "films the false-positive rate equals the level by construction: it is no evidence."
+            f"{shared} of the {scored.n_normal} evaluated normal films also calibrated the "
+            "p-value. Each was left out of its own calibration, so its p-value is right, but how "
+            "many of such films are called is fixed by their number, whatever the scores: it "
+            f"is no evidence of a false-positive rate, and {left}."
         )
 
 
@@ -153,8 +153,8 @@ def _on_pixels(scored: Scored, pixels: PixelMetrics | None) -> Iterable[str]:
         return
     if scored.run.get("map_threshold") is None:
         yield (
-            "The Dice threshold is the 99th percentile of the maps of the evaluated normal films; "
-            "no abnormal film took part in choosing it."
+            "The Dice threshold is the 99th percentile of the maps of the evaluated normal films: "
+            "no abnormal film took part in choosing it, but films that are judged did."
         )
     without = scored.n_abnormal - pixels.lesion_films
     if without:

@@ -1,63 +1,35 @@
 """Who a film is compared with: sex, age band and view, and what to do where they shift.
 
 Two answers for films that differ from those which calibrate the p-value. Mondrian: compare with
-calibration films of the same sex, age band and view, and so keep the promise within each group
-(V. Vovk et al., Algorithmic Learning in a Random World, 2005, section 4.5). Weighted: let each
-calibration film count by how much likelier its record is among the films that are judged.
+calibration films of the same cell of a fixed partition of sex, age band and view, and so keep the
+promise within each cell (V. Vovk et al., Algorithmic Learning in a Random World, 2005, section
+4.5). Weighted: let each calibration film count by how much likelier its record is among the films
+that are judged.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from nofinding.data.ehr import EhrField
-from nofinding.evaluate.calibration import least_n, p_values
+from nofinding.evaluate.calibration import p_values
+from nofinding.evaluate.partition import LEAST, Partition
+from nofinding.evaluate.stratum import AGE_BANDS, ALL, Stratum
 
-__all__ = ["AGE_BANDS", "ALL", "LEAST", "Stratum", "mondrian_p_values", "record_weights"]
+__all__ = [
+    "AGE_BANDS",
+    "ALL",
+    "LEAST",
+    "UNLIKE",
+    "Partition",
+    "Stratum",
+    "mondrian_p_values",
+    "record_weights",
+]
 
-AGE_BANDS = {"0-17": 18.0, "18-39": 40.0, "40-59": 60.0, "60+": np.inf}
-"""Name and first age that is above the band, in years."""
-LEAST = least_n(0.05)
-"""Calibration films that a stratum needs: with fewer, nothing in it could have p <= 0.05."""
-ALL = "all"
-"""The name of the stratum of all calibration films."""
-# What is compared, finest first: the age band goes first, then sex, then view.
-KEYS: tuple[tuple[str, ...], ...] = (("sex", "view", "age"), ("sex", "view"), ("view",), ())
 STRENGTH = 1.0  # inverse of the penalty on the logistic regression's standardised weights
-
-
-class Stratum(NamedTuple):
-    """All of a record that calibration remembers; "" is not recorded."""
-
-    sex: str
-    view: str
-    age: str
-    """One of AGE_BANDS: the age itself is not stored with a model."""
-
-    @classmethod
-    def of(cls, ehr: Mapping[str, float], fields: Mapping[str, EhrField]) -> "Stratum":
-        """The stratum of a record; `fields` name the categories."""
-        named = {
-            name: fields[name].categories[int(ehr[name])] if name in ehr else ""
-            for name in ("sex", "view")
-        }
-        age = ehr.get("age")
-        band = "" if age is None else next(b for b, top in AGE_BANDS.items() if age < top)
-        return cls(named["sex"], named["view"], band)
-
-    @classmethod
-    def from_meta(cls, stored: Mapping[str, Any]) -> "list[Stratum] | None":
-        """Those of a model's calibration films; None where it does not store them."""
-        columns = [stored.get(name) for name in cls._fields]
-        if any(column is None for column in columns):
-            return None
-        return [cls(*map(str, row)) for row in zip(*columns, strict=True)]
-
-    def name(self, keys: Sequence[str]) -> str:
-        """ "sex=F view=PA age=40-59" of the keys that are known; "all" where none is."""
-        return " ".join(f"{k}={v}" for k in keys if (v := getattr(self, k))) or ALL
+UNLIKE = "none: the largest p of "
+"""Begins what stands for a stratum where no calibration film has such a record."""
 
 
 def mondrian_p_values(
@@ -69,28 +41,48 @@ def mondrian_p_values(
     ids: Sequence[str],
     calibration_ids: Sequence[str],
     least: int = LEAST,
+    partition: Partition | None = None,
 ) -> tuple[Float[np.ndarray, " m"], list[str]]:
-    """Gives p-values within the film's own stratum, and the name of the stratum that was used.
+    """Gives p-values within the cell of the film's own record, and the name of that cell.
 
-    That is the finest of KEYS, without what is unknown of the film, that has `least`
-    calibration films besides the film itself; all of them where none has. The choice looks at
-    records alone, never at scores, so that p keeps its promise within each stratum.
+    `partition` is by default that of the calibration films, with `least` in each cell. A film
+    whose record no calibration film has is compared with every cell that it may be of, and gets
+    the largest p: it keeps the promise of any one of them that it is like. A film that calibrates
+    is left out of its own cell.
     """
-    p, used = np.empty(len(scores)), []
-    members: dict[str, list[int]] = {}
-    for i, (stratum, image_id) in enumerate(zip(strata, ids, strict=True)):
-        for keys in KEYS:
-            known = [key for key in keys if getattr(stratum, key)]
-            name = stratum.name(known)
-            if name not in members:
-                same = [j for j, s in enumerate(calibration_strata) if s.name(known) == name]
-                members[name] = same
-            others = [j for j in members[name] if calibration_ids[j] != image_id]
-            if len(others) >= least or not keys:
-                break
-        used.append(name)
-        p[i] = p_values(scores[i : i + 1], calibration[others])[0]
+    fixed = Partition.of(calibration_strata, least) if partition is None else partition
+    cell = np.array([_cell(fixed, stratum) for stratum in calibration_strata], dtype=np.int64)
+    p = np.zeros(len(scores))
+    used = [""] * len(scores)
+    for stratum in dict.fromkeys(strata):
+        rows = np.array([i for i, own in enumerate(strata) if own == stratum])
+        own_cell = fixed.cell_of(stratum)
+        cells = fixed.like(stratum) if own_cell is None else (own_cell,)
+        if own_cell is not None:
+            name = fixed.name(own_cell)
+        elif len(cells) == 1:
+            name = f"{UNLIKE}{fixed.name(cells[0])}"
+        else:
+            name = f"{UNLIKE}{len(cells)} groups"
+        for number in cells:
+            members = np.flatnonzero(cell == number)
+            within = p_values(
+                scores[rows],
+                calibration[members],
+                ids=[ids[i] for i in rows],
+                calibration_ids=[calibration_ids[j] for j in members],
+            )
+            p[rows] = np.maximum(p[rows], within)
+        for row in rows:
+            used[row] = name
     return p, used
+
+
+def _cell(partition: Partition, stratum: Stratum) -> int:
+    number = partition.cell_of(stratum)
+    if number is None:
+        raise ValueError(f"the partition has no cell for {stratum}")
+    return number
 
 
 def record_weights(

@@ -9,13 +9,13 @@ from jaxtyping import Bool
 from nofinding.data.ehr import FIELDS
 from nofinding.evaluate.calibration import Share, called
 from nofinding.evaluate.intervals import DRAWS, Estimate, measure, patient_index
+from nofinding.evaluate.stratum import AGE_BANDS, age_band_of
 from nofinding.evaluate.table import Scored
 from nofinding.types import Record
 
 __all__ = ["LEAST", "Group", "by_finding", "by_patient_group"]
 
 LEAST = 10  # films of either kind, below which a group gets no number
-AGE_BANDS = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 65, "40-64"), (65, np.inf, "65+"))
 UNKNOWN = "not recorded"
 
 
@@ -29,7 +29,9 @@ class Group:
     n_abnormal: int
     auroc: Estimate | None
     ap: Estimate | None
-    false_positives: Share | None  # normal films called at p <= 0.05
+    false_positives: (
+        Share | None
+    )  # normal films called at p <= 0.05, without those that calibrate it
     found: Share | None  # abnormal films called at p <= 0.05
 
     @property
@@ -59,7 +61,7 @@ def by_patient_group(scored: Scored, *, draws: int = DRAWS, seed: int = 0) -> li
     """
     kinds: dict[str, tuple[Callable[[Record], str], tuple[str, ...]]] = {
         "sex": (sex, FIELDS["sex"].categories),
-        "age": (age_band, tuple(name for *_, name in AGE_BANDS)),
+        "age": (age_band, tuple(AGE_BANDS)),
         "view": (view, FIELDS["view"].categories),
     }
     groups: list[Group] = []
@@ -87,10 +89,7 @@ def view(record: Record) -> str:
 
 def age_band(record: Record) -> str:
     """Gives the band of the age in years; 17.9 is 0-17."""
-    age = record.ehr.get("age")
-    if age is None:
-        return UNKNOWN
-    return next((name for low, high, name in AGE_BANDS if low <= age < high), UNKNOWN)
+    return age_band_of(record.ehr.get("age")) or UNKNOWN
 
 
 def _group(
@@ -110,6 +109,8 @@ def _group(
         n_abnormal=n_abnormal,
         auroc=estimates["auroc"],
         ap=estimates["ap"],
-        false_positives=None if p is None else called(p, ~abnormal, 0.05),
+        false_positives=None
+        if p is None
+        else called(p, ~abnormal & ~scored.calibrates[member], 0.05),
         found=None if p is None else called(p, abnormal, 0.05),
     )

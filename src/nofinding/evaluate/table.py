@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from nofinding.errors import UserError
+from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.intervals import patient_index
 from nofinding.types import Record
 
@@ -22,7 +24,7 @@ REFUSED = "refused"  # begins the flag of a film that the input gate kept from b
 NOT_PARTS = ("image_id", "score", "p_value", "stratum", "flags")  # every other column is a number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Scored:
     """The labelled films of a scores.csv, in the order of their image_id."""
 
@@ -38,6 +40,17 @@ class Scored:
     unscored: int  # labelled films of the same split(s) that have no score: not evaluated
     refused: tuple[int, int] = (0, 0)  # normal, abnormal films that the gate refused
     run: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty where there is none
+
+    @cached_property
+    def calibrates(self) -> Bool[np.ndarray, " n"]:
+        """Whether each film is among those that calibrate its p-value.
+
+        How many of these are called is known beforehand: of n films, each left out of its own
+        calibration, the floor(level * n) highest, whatever the scores. It is no evidence.
+        """
+        listed = self.run.get("calibration_ids")
+        named = {str(name) for name in listed} if isinstance(listed, list) else set()
+        return np.array([hashed(r.image_id) in named for r in self.records], dtype=bool)
 
     @property
     def patients(self) -> int:

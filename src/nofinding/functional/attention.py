@@ -14,7 +14,7 @@ def pool_tokens(
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b f"]]:
     """The record as one vector, and the weight of each entry, as the film asks for it.
 
-    One query attends to the tokens (Diff3M, eq. 4): weights are softmax(token . query /
+    One query attends to the tokens (Diff3M, eq. 2): weights are softmax(token . query /
     sqrt(d)) over the known tokens and sum to 1; with none known both results are 0.
     """
     # Missing is a fact, not a number: mask the token, do not write 0 for it.

@@ -24,7 +24,7 @@ def fade(
 ) -> Float[Tensor, "b 1 h w"]:
     """Lets masked pixels back in as noise drowns them: the mask at 0, all ones at 1.
 
-    `noise_level` is t / T, in [0, 1]. Diff3M, eq. 1.
+    `noise_level` is t / T, in [0, 1]. Diff3M, eq. 3.
     """
     s = noise_level[:, None, None, None]
     return mask + (1 - mask) * s

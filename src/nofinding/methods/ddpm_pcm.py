@@ -54,7 +54,7 @@ class DDPMPCM(Diff3M):
     paper: ClassVar[str] = "Kim et al., MICCAI 2025 (ablation)"
     notes: ClassVar[Notes] = Notes(
         paper="Diff3M's second ablation: noise prediction and masked pixel generation behind two "
-        "complementary checkerboards that fade as noise grows (eq. 1 to 3), without the record; "
+        "complementary checkerboards that fade as noise grows (eq. 3), without the record; "
         "Algorithm 1 with 400 of 1000 steps at 256 pixels.",
         program="The program computes other steps than Algorithm 1; they are `variant: program`, "
         "as in `diff3m`, whose page docs/diff3m.md lists every difference.",

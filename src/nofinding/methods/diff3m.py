@@ -1,4 +1,4 @@
-"""Diff3M: a diffusion model that repairs a film as if it were normal for this patient.
+"""Diff3M: a diffusion model that repairs a film as if it were normal, given the patient's record.
 
 Kim et al., "Harnessing EHRs for Diffusion-based Anomaly Detection on Chest X-rays", MICCAI
 2025. Three parts: noise prediction (NP), masked pixel generation behind two checkerboards
@@ -98,7 +98,8 @@ class Diff3MConfig:
     blind_encoding: bool = True
     """Encode as if nothing were known of the patient, and decode with the record (ours; variant
     paper). With the record both ways the inversion undoes itself, and a film that is abnormal only
-    for this patient comes back as it was. False: Algorithm 1 to the letter."""
+    for this patient comes back as it was. False: the record both ways, as the published program
+    has it. In Algorithm 1 it comes in line 6, after the encoding loop: both can be read there."""
     decode: Literal["mpg", "np"] = "mpg"
     """Decode through the regenerated film (Algorithm 1), or by noise prediction alone (DDIM)."""
     detect: Literal["repair", "x0-error", "inversion-norm"] = "repair"
@@ -216,7 +217,7 @@ class Diff3MNet(nn.Module):
     def attend(
         self, x0: Image, values: Float[Tensor, "b f"], known: Bool[Tensor, "b f"]
     ) -> tuple[Float[Tensor, "b d"] | None, Float[Tensor, "b f"]]:
-        """What the record says to this film (eq. 4), and the weight of each field.
+        """What the record says to this film (eq. 2), and the weight of each field.
 
         Depends on the clean film alone, so it is worked out once a film and not once a step.
         """
@@ -239,7 +240,7 @@ class Diff3MNet(nn.Module):
         return (time if self.as_program else both), both
 
     def masks(self, t: Float[Tensor, " b"]) -> tuple[Image, Image]:
-        """The two checkerboards, faded for the noise level of each row (eq. 1)."""
+        """The two checkerboards, faded for the noise level of each row (eq. 3)."""
         first, second = self.get_buffer("boards")
         level = t / self.fade_steps
         return fade(first, level), fade(second, level)
@@ -252,7 +253,7 @@ class Diff3MNet(nn.Module):
         return eps
 
     def regenerate(self, x: Image, t: Tensor, before: Tensor, after: Tensor) -> Image:
-        """MPG: x_t with every pixel made from the pixels that its mask left (eq. 2 and 3)."""
+        """MPG: x_t with every pixel made from the pixels that its mask left (eq. 3)."""
         masks = self.masks(t)
         seen = [
             encoder(x * mask, before)
@@ -391,7 +392,7 @@ def losses(
     *,
     regenerate: bool = True,
 ) -> dict[str, Tensor]:
-    """Noise loss and regeneration loss of each image at a random t (eq. 5), averaged.
+    """Noise loss and regeneration loss of each image at a random t (eq. 4), averaged.
 
     Image and record are on the network's scale; `abar` is that of all steps.
     """
@@ -565,7 +566,7 @@ class Diff3M:
     def loss(
         self, net: nn.Module, batch: Batch, rows: Sequence[Generator], *, regenerate: bool
     ) -> dict[str, Tensor]:
-        """Noise loss and regeneration loss of each film at a random t (eq. 5), averaged."""
+        """Noise loss and regeneration loss of each film at a random t (eq. 4), averaged."""
         assert isinstance(net, Diff3MNet)
         told = replace(batch, image=self.greys(batch.image), ehr=self.values(batch.ehr))
         return losses(net, told, rows, self.train_abar, self.config, regenerate=regenerate)

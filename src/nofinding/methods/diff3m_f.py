@@ -316,7 +316,7 @@ class Diff3MF:
         return _joined(plain), _joined(pooled) | _joined(cells)
 
     def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
-        """Noise loss and regeneration loss of Diff3M (eq. 5), on features."""
+        """Noise loss and regeneration loss of Diff3M (eq. 4), on features."""
         assert isinstance(net, Diff3MNet)
         return losses(net, batch, rows, linear_abar(STEPS), self.config)
 

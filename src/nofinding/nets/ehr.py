@@ -17,7 +17,7 @@ class FeatureTokenizer(nn.Module):
 
     A number x becomes LayerNorm(w x + b), a category LayerNorm(e[category]), with w, b and e
     of their own for every field. `categories[i]` is the number of categories of field i, 0
-    for a number.
+    for a number. The LayerNorm is of the published program; the Diff3M paper does not mention it.
     """
 
     def __init__(self, categories: Sequence[int], width: int) -> None:

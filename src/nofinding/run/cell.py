@@ -330,7 +330,8 @@ def _drawn(share: Share) -> bool:
 
 
 def _pixels(cell: Cell, maps: Sequence[Tensor], size: int) -> dict[str, Any] | None:
-    """How well the maps point at what was drawn; the threshold comes from normal films."""
+    """How well the maps point at what was drawn; the threshold of Dice is set on the judged
+    normal films."""
     films, patients = [], []
     for record, found in zip(cell.share.judged, maps, strict=True):
         lesion = None

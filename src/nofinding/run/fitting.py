@@ -22,11 +22,9 @@ from nofinding.data.ehr import EhrField, EhrStats
 from nofinding.data.image import Aspect
 from nofinding.data.split import hold_out, normals
 from nofinding.errors import UserError
-from nofinding.evaluate.calibration import hashed
 from nofinding.evaluate.pixels import normal_threshold
 from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector, LearnsFromOthers, dimensions_of
-from nofinding.run.calibrating import stored_strata
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.gating import save_model_gate
 from nofinding.run.model import Model, load_model, save_model
@@ -190,12 +188,7 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
         "data_fingerprint": cohort.fingerprint(),
         "counts": {"train normals": len(train), "calibration normals": len(calibration)},
         "training_pixels": hashes,
-        "calibration": {
-            "from": origin,
-            "scores": scores.tolist(),
-            "ids": [hashed(image_id) for image_id in calibrating.ids],
-            **stored_strata(calibration, fields),
-        },
+        "calibration": stored_calibration(scores, calibration, fields, origin),
         "gate": gate,
         "map_threshold": threshold,
         "fit_minutes": minutes,

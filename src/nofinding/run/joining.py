@@ -151,11 +151,13 @@ def write_scores(path: Path, index: Index, tally: Tally, calibrator: Calibrator)
             for film in entry["films"]:
                 if "unreadable" in film:
                     continue
-                row = {"image_id": film["id"]}
+                row, flags = {"image_id": film["id"]}, [*film["flags"]]
                 if "score" in film:
-                    row |= {"score": _text(film["score"])} | next(p)
+                    cells = next(p)
+                    flags += [cells.pop("remark")] if "remark" in cells else []
+                    row |= {"score": _text(film["score"])} | cells
                     row |= {name: _text(value) for name, value in film["parts"].items()}
-                yield row | {"flags": "; ".join(film["flags"])}
+                yield row | {"flags": "; ".join(flags)}
 
     _write(path, names, rows())
 

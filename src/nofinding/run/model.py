@@ -13,7 +13,7 @@ from nofinding import checkpoint
 from nofinding.data.ehr import EhrStats
 from nofinding.data.image import Aspect
 from nofinding.errors import UserError
-from nofinding.evaluate.strata import Stratum
+from nofinding.evaluate.strata import Partition, Stratum
 from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector, Ruled
 
@@ -140,6 +140,9 @@ def _check_rest(meta: Mapping[str, Any]) -> None:
     columns = [stored["ids"], *(stored[k] for k in Stratum._fields if stored.get(k) is not None)]
     scores = np.array(stored["scores"], dtype=np.float64)
     threshold, gate = meta.get("map_threshold"), meta.get("gate")
+    partition, strata = Partition.from_meta(stored), Stratum.from_meta(stored)
+    if partition is not None and any(partition.cell_of(s) is None for s in strata or ()):
+        raise ValueError
     right = (
         all(map(_texts, columns))
         and {scores.shape} == {(len(column),) for column in columns}
@@ -210,7 +213,9 @@ normal films this model was fitted on; it is not a diagnosis, and a low score ex
 - Method: {meta["summary"]} ({meta["paper"]}); supervision: {meta["supervision"]}
 - Films: {meta.get("source", "not stated")}; {made}
 - Film: {meta.get("image_size")} pixels, aspect {meta.get("aspect")}
-- Calibration: {len(calibration.get("scores", []))} normal films ({calibration.get("from")})
+- Calibration: {len(calibration.get("scores", []))} normal films ({calibration.get("from")});
+  how many of them are called is fixed by their number, and no evidence. If options were chosen on split val,
+  figures on val flatter the model.
 - Seed {meta.get("seed")}, version {meta["code_version"]}, torch {meta["torch_version"]}
 {trained}
 Intended for: research on anomaly detection with films like those it was fitted on. Misuse:

@@ -164,6 +164,7 @@ class Resident:
         cell = loaded.calibrator(
             np.array([told["score"]]), [record.image_id], [Stratum(*told["stratum"])]
         )[0]
+        flags += tuple(cell["remark"].split("; ")) if "remark" in cell else ()
         meta, detector = loaded.model.meta, loaded.model.detector
         calibration = len(loaded.model.calibration[1])
         shares = {

@@ -14,7 +14,7 @@ __all__ = ["ScoreOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """Scores films: how far each is from normal for its patient, where, and how sure that is."""
+    """Scores films: how far each is from the normal ones, where, and how sure that is."""
 
     out: Path
     """Folder for scores.csv, maps, pseudo-healthy films and run.json."""

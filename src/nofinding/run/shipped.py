@@ -46,8 +46,8 @@ def calibration_of(model: str) -> Calibration:
     """How p-values are taken where the user does not say.
 
     The adult model is calibrated on films with a known view (NIH), which score higher, and on
-    films without (RSNA). Against all together the former would be called too often (12.5 % of the
-    normal ones at p <= 0.05) and the latter too seldom; within a stratum both are right.
+    films without (RSNA). Against all together the former would be called too often and the latter
+    too seldom; within a cell of the partition neither is.
     """
     return "mondrian" if model == "adult" else "plain"
 

@@ -301,11 +301,17 @@ class Queue:
         most: int = 100,
         skip: int = 0,
     ) -> list[Job]:
-        """The films, in that order; those without the value come last."""
+        """The films, in that order; those without the value come last.
+
+        Of films with one p-value the higher score comes first: n calibration films give n + 1
+        p-values, and all films beyond them share the smallest.
+        """
         value, turn = ORDERS[order], "DESC" if descending else "ASC"
+        back = "ASC" if descending else "DESC"
+        tie = f"{ORDERS['score']} {back}, " if order == "p_value" else ""
         rows = self._db.connection().execute(
             "SELECT * FROM jobs WHERE kind = 'film' AND twin IS NULL AND (? IS NULL OR state = ?) "
-            f"ORDER BY {value} IS NULL, {value} {turn}, made DESC, id LIMIT ? OFFSET ?",
+            f"ORDER BY {value} IS NULL, {value} {turn}, {tie}made DESC, id LIMIT ? OFFSET ?",
             [state, state, most, skip],
         )
         return [_job(row) for row in rows]

@@ -22,7 +22,7 @@ __all__ = ["VIEWER", "make_app"]
 
 VIEWER = Path(__file__).parents[1] / "viewer"
 ABOUT = (
-    "How far a chest radiograph is from normal for this patient, where, and how sure. "
+    "How far a chest radiograph is from the normal ones, where, and how sure. "
     f'{NOTICE}. Errors are one line: {{"error": "..."}}.'
 )
 OPEN = {"/live", "/ready", "/metrics", "/v1/login"}
