@@ -647,8 +647,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    if isinstance(sys.stdout, TextIOWrapper):  # a path is printed byte for byte
-        sys.stdout.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     from jsonargparse import ArgumentError
 
     try:
