@@ -33,7 +33,7 @@ class TailEstimate(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        p, low, high = (f"{max(value, FLOOR):.2g}" for value in self)
+        p, low, high = (f"{v:.2g}" if v >= FLOOR else f"below {FLOOR:g}" for v in self)
         return f"{p} (95 % interval {low} to {high})"
 
 

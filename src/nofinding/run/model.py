@@ -214,8 +214,8 @@ normal films this model was fitted on; it is not a diagnosis, and a low score ex
 - Films: {meta.get("source", "not stated")}; {made}
 - Film: {meta.get("image_size")} pixels, aspect {meta.get("aspect")}
 - Calibration: {len(calibration.get("scores", []))} normal films ({calibration.get("from")});
-  how many of them are called is fixed by their number, and no evidence. If options were chosen on split val,
-  figures on val flatter the model.
+  how many of them are called is fixed by their number, and no evidence. If options were chosen
+  on split val, figures on val flatter the model.
 - Seed {meta.get("seed")}, version {meta["code_version"]}, torch {meta["torch_version"]}
 {trained}
 Intended for: research on anomaly detection with films like those it was fitted on. Misuse:
