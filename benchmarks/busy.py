@@ -1,7 +1,7 @@
 """How much slower training and scoring become where other programs use the processor, too.
 
 Two workloads, each a loop over one step of the real thing: a training step of `ae` (as `fit`
-makes it) and a network call of the tiny Diff3M U-Net (as `score` and the tests make many). Each
+makes it) and a network call of the tiny U-Net of `ddpm` (as `score` and the tests make many). Each
 runs for some seconds in a process of its own under one setting of the OpenMP runtime, by itself,
 beside plain busy loops, and beside other torch programs. Settings take turns within a round, so
 that what else the machine does meets all of them alike.
@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 """What is set before torch is imported. 300,000 is what libgomp takes where nothing is set."""
 OPENMP = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 NEIGHBOURS = ("none", "two loops", "two torch")
-WORKLOADS = ("fit ae", "score diff3m")
+WORKLOADS = ("fit ae", "score ddpm")
 WARM = 3  # steps that are not timed
 LOOP = "while True: pass"
 
@@ -62,15 +62,15 @@ def training_step() -> Callable[[], None]:
 
 
 def scoring_step() -> Callable[[], None]:
-    """One network call of a film's diffusion, by the U-Net of `diff3m --preset tiny`."""
+    """One network call of four films' diffusion, by the U-Net of `ddpm --preset tiny`."""
     import torch
 
     from nofinding.data.ehr import EhrStats
     from nofinding.methods import METHODS
 
-    diff3m = METHODS["ddpm"]
-    net = diff3m(diff3m.PRESETS["tiny"], EhrStats.of([], [])).new_net().eval()
-    side = diff3m.PRESETS["tiny"].image_size
+    ddpm = METHODS["ddpm"]
+    net = ddpm(ddpm.PRESETS["tiny"], EhrStats.of([], [])).new_net().eval()
+    side = ddpm.PRESETS["tiny"].image_size
     film, t = torch.rand(4, 1, side, side), torch.full((4,), 100.0)
 
     @torch.no_grad()
