@@ -202,6 +202,7 @@ def _words(elements: Elements, allocated: int) -> Integer[np.ndarray, "h w"]:
         raise FilmError("has pixels that do not fit its rows and columns")
     dataset.PixelRepresentation = 0 if kept is None else kept
     dataset._pixel_array, dataset.PixelData = None, b""  # the largest film leaves no room for both
+    words = words.astype(words.dtype.newbyteorder("="), copy=False)
     plain = words.view(np.uint16 if words.itemsize == 2 else np.uint8)
     return plain & ((1 << depth) - 1) if signed else plain
 
