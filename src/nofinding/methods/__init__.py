@@ -1,5 +1,10 @@
 """The methods by name, as on the command line. Adding one is one file and one line here."""
 
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
 from nofinding.methods.ae import AE
 from nofinding.methods.ae_u import AEU
 from nofinding.methods.anoddpm import AnoDDPM
@@ -97,3 +102,13 @@ METHODS: dict[str, type[Detector]] = {
     "thumbnail": Thumbnail,
     "mean-grey": MeanGrey,
 }
+
+
+class _Callable(ModuleType):
+    """`nofinding.methods` is this package and, called, the listing of the Python interface."""
+
+    def __call__(self) -> Any:
+        return import_module("nofinding.api").listing()
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -82,10 +82,16 @@ class Scorer:
 
         Raises UserError where a film cannot be read, unless these are listed.
         """
+        return self.scored(number)[0]
+
+    def scored(self, number: int) -> tuple[dict[str, Any], list[int], Scores | None]:
+        """The entry of a batch, which of its films were scored, and their scores with the maps;
+        None where none was. Raises UserError as the call does."""
         records = self.records(number)
         marks = [mark_of(record) for record in records]
         told, films, admitted = self.prepared(records)
         entry: dict[str, Any] = {"batch": number, "marks": marks, "seconds": 0.0, "gflop": None}
+        scores = None
         if admitted:
             batch = films.part(admitted).batch(range(len(admitted)))
             begin = time.perf_counter()
@@ -100,7 +106,7 @@ class Scorer:
                 told[row] |= self._own(records[row], told[row]["remarks"], films, row)
                 told[row]["flags"] = self._flags(records[row], told[row], told[row]["flags"])
             self._write_maps(batch, scores)
-        return entry | {"films": told}
+        return entry | {"films": told}, admitted, scores
 
     def gflop(self, number: int) -> float | None:
         """What a film of the batch takes, counted anew; None where none of it is scored."""

@@ -1,5 +1,6 @@
 """SOURCE:PATH, as written on the command line, to records."""
 
+import copy
 import hashlib
 import os
 from bisect import bisect_right
@@ -135,6 +136,12 @@ class Cohort:
         for record in records:
             out += [record] * min(most, largest // counts[number[record.image_id]])
         return out
+
+    def part(self, records: Sequence[Record]) -> "Cohort":
+        """Some of its films, as a cohort of the same name and fields."""
+        part = copy.copy(self)
+        part.records = list(records)
+        return part
 
     def fingerprint(self) -> str:
         """One hash over who is in which part and what was known of them."""

@@ -125,9 +125,12 @@ def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def fit(method: str, config: Any, options: FitOptions) -> Model | None:
+def fit(
+    method: str, config: Any, options: FitOptions, cohort: Cohort | None = None
+) -> Model | None:
     """Fits a method and writes the model folder; None in all but torchrun's first process.
 
+    `cohort`: the films of `options.films`, or a part of them, where they were read already.
     Raises UserError for anything wrong with the films, the record or the folder, before
     training starts.
     """
@@ -140,7 +143,7 @@ def fit(method: str, config: Any, options: FitOptions) -> Model | None:
         raise UserError(f"--out {options.out}: holds a model already; choose another folder")
     _require_writable(options.out)
     fields = known_fields(options.fields_file)
-    cohort = Cohort(options.films, fields)
+    cohort = cohort or Cohort(options.films, fields)
     train, calibration, origin = _parts(cohort, options)
     stats = EhrStats.of(train, chosen_fields(cohort, train, fields, options.fields))
     detector = METHODS[method](config, stats)

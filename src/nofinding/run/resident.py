@@ -25,7 +25,7 @@ from nofinding.run.calibrating import Calibrator
 from nofinding.run.chosen import Chosen
 from nofinding.run.cohort import known_fields
 from nofinding.run.fitting import to_device
-from nofinding.run.gating import Gatekeeper
+from nofinding.run.gating import Gatekeeper, GateMode
 from nofinding.run.job import shown
 from nofinding.run.model import Model, load_model
 from nofinding.run.shipped import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
@@ -74,10 +74,14 @@ class Resident:
         accelerator: str = "auto",
         fields_file: Path | None = None,
         seed: int = 0,
+        gate: GateMode = "refuse",
     ) -> None:
-        """`model` as in `score`; all that may be needed are loaded. Raises UserError where there is
-        none, or it is damaged: then no film must have been taken."""
+        """`model` and `gate` as in `score`; all that may be needed are loaded.
+
+        Raises UserError where there is none, or it is damaged: then no film must have been taken.
+        """
         self.name, self.accelerator, self.seed = model, accelerator, seed
+        self.gate: GateMode = gate
         self.fields: dict[str, EhrField] = known_fields(fields_file)
         self._loaded: dict[str, Loaded] = {}
         for name in SHIPPED if model == AUTO else (model,):
@@ -92,7 +96,7 @@ class Resident:
             self._loaded[name] = Loaded(
                 name=name,
                 model=model,
-                gatekeeper=Gatekeeper(model, folder, "refuse", None),
+                gatekeeper=Gatekeeper(model, folder, self.gate, None),
                 calibrator=Calibrator(model, calibration_of(name), 1),
             )
         return self._loaded[name]
