@@ -25,6 +25,7 @@ from nofinding.errors import UserError
 from nofinding.evaluate.pixels import normal_threshold
 from nofinding.methods import METHODS
 from nofinding.methods.protocol import Detector, LearnsFromOthers, dimensions_of
+from nofinding.run.calibrating import stored_calibration
 from nofinding.run.cohort import Cohort, cache_at, known_fields
 from nofinding.run.gating import save_model_gate
 from nofinding.run.model import Model, load_model, save_model
