@@ -1,5 +1,13 @@
-"""A small cohort of phantom films as PNG files with a table, and a tiny model fitted to it."""
+"""A small cohort of phantom films as PNG files with a table, and a tiny model fitted to it.
 
+This file comes before the other conftest files, and the package before torch: the package tells
+torch's threads how to wait.
+"""
+
+# isort: off
+import nofinding  # noqa: F401
+
+# isort: on
 import csv
 from collections.abc import Callable
 from pathlib import Path
