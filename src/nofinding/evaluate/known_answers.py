@@ -31,6 +31,7 @@ BATCH = 16
 DRAWS = 1000
 MARKS = 24  # highest places of a map that count as marks
 NEAR = 0.02  # of the film's width: a mark so near to a lesion is on it
+CELL = 0.75  # of a map's pixel, where this is more: a coarse map cannot point more finely
 APART = 0.05  # of the film's width, between two marks
 PIXEL_GRID = 112  # to which maps are reduced for the pixel AUROC
 SIZES = {
@@ -48,7 +49,7 @@ class Response:
     score: float
     marks: Float[np.ndarray, "m 3"] | None  # value, row and column in shares of the film
     small: Float[np.ndarray, "p p"] | None
-    highest: tuple[float, float] | None
+    near: float  # of the film's width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +127,13 @@ def _score(scorer: Scorer, records: Sequence[Record]) -> list[Response]:
     return responses
 
 
-NOTHING = (None, None, None)
+NOTHING = (None, None, NEAR)
 
 
 def _reduced(
     values: Float[np.ndarray, "h w"],
-) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "p p"], tuple[float, float]]:
-    """The marks, the map on a coarse grid, and where it is highest."""
+) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "p p"], float]:
+    """The marks, the map on a coarse grid, and how near a mark must be to a lesion."""
     values = np.asarray(values, dtype=np.float32).squeeze()
     high, wide = values.shape
     window = max(3, round(APART * wide) | 1)
@@ -145,7 +146,7 @@ def _reduced(
     ).astype(np.float64)
     zoom = (PIXEL_GRID / high, PIXEL_GRID / wide)
     small = ndimage.zoom(values, zoom, order=1, grid_mode=True, mode="nearest")
-    return marks, small.astype(np.float32), (float(marks[0, 1]), float(marks[0, 2]))
+    return marks, small.astype(np.float32), max(NEAR, CELL / min(high, wide))
 
 
 def _groups(
@@ -223,28 +224,26 @@ def _row(
     )
 
 
-def _grown(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The mask and what is near enough to it."""
-    return np.asarray(ndimage.distance_transform_edt(~mask) <= NEAR * mask.shape[1])
-
-
-def _inside(mask: Bool[np.ndarray, "h w"], marks: Float[np.ndarray, "m 3"]) -> np.ndarray:
+def _inside(
+    mask: Bool[np.ndarray, "h w"], marks: Float[np.ndarray, "m 3"], near: float
+) -> Bool[np.ndarray, " m"]:
+    """Which marks are on the lesion, or near enough to it."""
     high, wide = mask.shape
     rows = np.minimum((marks[:, 1] * high).astype(int), high - 1)
     columns = np.minimum((marks[:, 2] * wide).astype(int), wide - 1)
-    return np.asarray(_grown(mask)[rows, columns])
+    return np.asarray(ndimage.distance_transform_edt(~mask)[rows, columns] <= near * wide)
 
 
 def _value(case: Case, response: Response) -> float:
     """Of the highest mark on the lesion; -inf where there is none."""
     assert response.marks is not None
-    inside = _inside(case.mask, response.marks)
+    inside = _inside(case.mask, response.marks, response.near)
     return float(response.marks[inside, 0].max()) if inside.any() else -np.inf
 
 
 def _on(case: Case, response: Response) -> float:
     assert response.marks is not None
-    return float(_inside(case.mask, response.marks[:1])[0])
+    return float(_inside(case.mask, response.marks[:1], response.near)[0])
 
 
 def _small_mask(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "p p"]:
