@@ -8,9 +8,10 @@ of patients.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from nofinding.evaluate.intervals import Estimate, bootstrap, patient_index
@@ -65,17 +66,17 @@ class Group:
     """Of films with the lesion against the same films without."""
     raised: Estimate
     """Share of lesions whose film scores above its own twin; 0.5 is chance."""
-    place: float
-    """Median over films: mean percentile, in its own map, of the pixels on the lesion."""
-    place_twin: float
-    """The same places in the maps of the twins: what chance and anatomy give."""
     hit: Estimate
-    """Share of films whose map is highest on the lesion."""
-    hit_twin: float
+    """Share of films whose map is highest on the lesion; NaN without maps."""
+    hit_twin: float = float("nan")
     """The same of the twins, where nothing is."""
-    froc: tuple[Estimate, ...]
-    """Share of lesions marked at FALSE_POSITIVES marks on a normal film."""
-    pixel_auroc: float
+    place: float = float("nan")
+    """Median over films: mean percentile, in its own map, of the pixels on the lesion."""
+    place_twin: float = float("nan")
+    """The same places in the maps of the twins: what chance and anatomy give."""
+    froc: tuple[Estimate, ...] = ()
+    """Share of lesions marked at FALSE_POSITIVES marks on a normal film; () without maps."""
+    pixel_auroc: float = float("nan")
     """Over all pixels of these films and their twins; only of whole kinds."""
 
 
@@ -193,21 +194,6 @@ def _row(
         return np.stack([area, *shares], axis=-1)
 
     auroc, above, hit = bootstrap(statistic, patient, draws=draws, seed=seed)
-    sensitivities: tuple[Estimate, ...] = ()
-    place = place_twin = hit_twin = pixel = float("nan")
-    if mapped:
-        values = np.array([_value(case, s) for case, s in pairs])
-        sensitivities = _sensitivities(
-            values, _false(pairs, twins), patient, len(pairs), draws, seed
-        )
-        own_responses = [twins[case.twin.image_id] for case, _ in pairs]
-        cases = [case for case, _ in pairs]
-        place = float(np.median([_percentile(c, s) for c, s in pairs]))
-        both = list(zip(cases, own_responses, strict=True))
-        place_twin = float(np.median([_percentile(case, s) for case, s in both]))
-        hit_twin = float(np.mean([_on(case, s) for case, s in both]))
-        if group == "all":
-            pixel = _pixel_auroc(pairs, [twins[i] for i in films])
     return Group(
         kind=kind,
         group=group,
@@ -215,13 +201,30 @@ def _row(
         films=len(films),
         auroc=auroc,
         raised=above,
-        place=place,
-        place_twin=place_twin,
         hit=hit,
-        hit_twin=hit_twin,
-        froc=sensitivities,
-        pixel_auroc=pixel,
+        **(_localised(pairs, twins, patient, group == "all", draws, seed) if mapped else {}),
     )
+
+
+def _localised(
+    pairs: Sequence[tuple[Case, Response]],
+    twins: dict[str, Response],
+    patient: Int[np.ndarray, " n"],
+    pixels: bool,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What a row says of the maps, by the names of `Group`."""
+    values = np.array([_value(case, response) for case, response in pairs])
+    both = [(case, twins[case.twin.image_id]) for case, _ in pairs]
+    ids = dict.fromkeys(case.twin.image_id for case, _ in pairs)
+    return {
+        "place": float(np.median([_percentile(*pair) for pair in pairs])),
+        "place_twin": float(np.median([_percentile(*pair) for pair in both])),
+        "hit_twin": float(np.mean([_on(*pair) for pair in both])),
+        "froc": _sensitivities(values, _false(pairs, twins), patient, len(pairs), draws, seed),
+        "pixel_auroc": _pixel_auroc(pairs, [twins[i] for i in ids]) if pixels else float("nan"),
+    }
 
 
 def _inside(
