@@ -35,7 +35,7 @@ NEAR = 0.02  # of the film's width: a mark so near to a lesion is on it
 CELL = 0.75  # of a map's pixel, where this is more: a coarse map cannot point more finely
 APART = 0.05  # of the film's width, between two marks
 PIXEL_GRID = 112  # to which maps are reduced for the pixel AUROC
-SIZES = {
+SIZES: dict[str, tuple[tuple[float, float], ...]] = {
     "nodule": ((4, 8), (8, 12), (12, 20), (20, 30)),
     "fracture": ((2, 5), (5, 8)),
 }
@@ -156,7 +156,7 @@ def _groups(
     groups = [("all", list(pairs))]
     for low, high in SIZES.get(kind, ()):
         part = [p for p in pairs if low <= p[0].diameter < high]
-        groups.append((f"{low} to {high} mm", part))
+        groups.append((f"{low:g} to {high:g} mm", part))
     for low, high in CONTRASTS:
         part = [p for p in pairs if low <= p[0].contrast < high]
         above = f"contrast/noise > {low:g}"

@@ -94,12 +94,14 @@ def _filled(
     )
     whole = np.zeros(scene.shape)
     whole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = thick
-    return ndimage.gaussian_filter(whole, 0.5 * voxel * scene.millimetre) * _soft(scene, side)
+    blurred = ndimage.gaussian_filter(whole, 0.5 * voxel * scene.millimetre)
+    return np.asarray(blurred * _soft(scene, side))
 
 
 def _soft(scene: Scene, side: int) -> Float[np.ndarray, "h w"]:
     lung = ndimage.binary_dilation(scene.lung(side), iterations=2)
-    return ndimage.gaussian_filter(lung.astype(np.float64), 2 * scene.scale * scene.millimetre)
+    sigma = 2 * scene.scale * scene.millimetre
+    return np.asarray(ndimage.gaussian_filter(lung.astype(np.float64), sigma))
 
 
 def _diameter(mask: np.ndarray, scene: Scene) -> float:
