@@ -8,9 +8,10 @@ of patients.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from nofinding.evaluate.intervals import Estimate, bootstrap, patient_index
@@ -31,9 +32,10 @@ BATCH = 16
 DRAWS = 1000
 MARKS = 24  # highest places of a map that count as marks
 NEAR = 0.02  # of the film's width: a mark so near to a lesion is on it
+CELL = 0.75  # of a map's pixel, where this is more: a coarse map cannot point more finely
 APART = 0.05  # of the film's width, between two marks
 PIXEL_GRID = 112  # to which maps are reduced for the pixel AUROC
-SIZES = {
+SIZES: dict[str, tuple[tuple[float, float], ...]] = {
     "nodule": ((4, 8), (8, 12), (12, 20), (20, 30)),
     "fracture": ((2, 5), (5, 8)),
 }
@@ -48,7 +50,7 @@ class Response:
     score: float
     marks: Float[np.ndarray, "m 3"] | None  # value, row and column in shares of the film
     small: Float[np.ndarray, "p p"] | None
-    highest: tuple[float, float] | None
+    near: float  # of the film's width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +66,17 @@ class Group:
     """Of films with the lesion against the same films without."""
     raised: Estimate
     """Share of lesions whose film scores above its own twin; 0.5 is chance."""
-    place: float
-    """Median over films: mean percentile, in its own map, of the pixels on the lesion."""
-    place_twin: float
-    """The same places in the maps of the twins: what chance and anatomy give."""
     hit: Estimate
-    """Share of films whose map is highest on the lesion."""
-    hit_twin: float
+    """Share of films whose map is highest on the lesion; NaN without maps."""
+    hit_twin: float = float("nan")
     """The same of the twins, where nothing is."""
-    froc: tuple[Estimate, ...]
-    """Share of lesions marked at FALSE_POSITIVES marks on a normal film."""
-    pixel_auroc: float
+    place: float = float("nan")
+    """Median over films: mean percentile, in its own map, of the pixels on the lesion."""
+    place_twin: float = float("nan")
+    """The same places in the maps of the twins: what chance and anatomy give."""
+    froc: tuple[Estimate, ...] = ()
+    """Share of lesions marked at FALSE_POSITIVES marks on a normal film; () without maps."""
+    pixel_auroc: float = float("nan")
     """Over all pixels of these films and their twins; only of whole kinds."""
 
 
@@ -126,13 +128,13 @@ def _score(scorer: Scorer, records: Sequence[Record]) -> list[Response]:
     return responses
 
 
-NOTHING = (None, None, None)
+NOTHING = (None, None, NEAR)
 
 
 def _reduced(
     values: Float[np.ndarray, "h w"],
-) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "p p"], tuple[float, float]]:
-    """The marks, the map on a coarse grid, and where it is highest."""
+) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "p p"], float]:
+    """The marks, the map on a coarse grid, and how near a mark must be to a lesion."""
     values = np.asarray(values, dtype=np.float32).squeeze()
     high, wide = values.shape
     window = max(3, round(APART * wide) | 1)
@@ -145,7 +147,7 @@ def _reduced(
     ).astype(np.float64)
     zoom = (PIXEL_GRID / high, PIXEL_GRID / wide)
     small = ndimage.zoom(values, zoom, order=1, grid_mode=True, mode="nearest")
-    return marks, small.astype(np.float32), (float(marks[0, 1]), float(marks[0, 2]))
+    return marks, small.astype(np.float32), max(NEAR, CELL / min(high, wide))
 
 
 def _groups(
@@ -154,7 +156,7 @@ def _groups(
     groups = [("all", list(pairs))]
     for low, high in SIZES.get(kind, ()):
         part = [p for p in pairs if low <= p[0].diameter < high]
-        groups.append((f"{low} to {high} mm", part))
+        groups.append((f"{low:g} to {high:g} mm", part))
     for low, high in CONTRASTS:
         part = [p for p in pairs if low <= p[0].contrast < high]
         above = f"contrast/noise > {low:g}"
@@ -192,21 +194,6 @@ def _row(
         return np.stack([area, *shares], axis=-1)
 
     auroc, above, hit = bootstrap(statistic, patient, draws=draws, seed=seed)
-    sensitivities: tuple[Estimate, ...] = ()
-    place = place_twin = hit_twin = pixel = float("nan")
-    if mapped:
-        values = np.array([_value(case, s) for case, s in pairs])
-        sensitivities = _sensitivities(
-            values, _false(pairs, twins), patient, len(pairs), draws, seed
-        )
-        own_responses = [twins[case.twin.image_id] for case, _ in pairs]
-        cases = [case for case, _ in pairs]
-        place = float(np.median([_percentile(c, s) for c, s in pairs]))
-        both = list(zip(cases, own_responses, strict=True))
-        place_twin = float(np.median([_percentile(case, s) for case, s in both]))
-        hit_twin = float(np.mean([_on(case, s) for case, s in both]))
-        if group == "all":
-            pixel = _pixel_auroc(pairs, [twins[i] for i in films])
     return Group(
         kind=kind,
         group=group,
@@ -214,37 +201,52 @@ def _row(
         films=len(films),
         auroc=auroc,
         raised=above,
-        place=place,
-        place_twin=place_twin,
         hit=hit,
-        hit_twin=hit_twin,
-        froc=sensitivities,
-        pixel_auroc=pixel,
+        **(_localised(pairs, twins, patient, group == "all", draws, seed) if mapped else {}),
     )
 
 
-def _grown(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The mask and what is near enough to it."""
-    return np.asarray(ndimage.distance_transform_edt(~mask) <= NEAR * mask.shape[1])
+def _localised(
+    pairs: Sequence[tuple[Case, Response]],
+    twins: dict[str, Response],
+    patient: Int[np.ndarray, " n"],
+    pixels: bool,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What a row says of the maps, by the names of `Group`."""
+    values = np.array([_value(case, response) for case, response in pairs])
+    both = [(case, twins[case.twin.image_id]) for case, _ in pairs]
+    ids = dict.fromkeys(case.twin.image_id for case, _ in pairs)
+    return {
+        "place": float(np.median([_percentile(*pair) for pair in pairs])),
+        "place_twin": float(np.median([_percentile(*pair) for pair in both])),
+        "hit_twin": float(np.mean([_on(*pair) for pair in both])),
+        "froc": _sensitivities(values, _false(pairs, twins), patient, len(pairs), draws, seed),
+        "pixel_auroc": _pixel_auroc(pairs, [twins[i] for i in ids]) if pixels else float("nan"),
+    }
 
 
-def _inside(mask: Bool[np.ndarray, "h w"], marks: Float[np.ndarray, "m 3"]) -> np.ndarray:
+def _inside(
+    mask: Bool[np.ndarray, "h w"], marks: Float[np.ndarray, "m 3"], near: float
+) -> Bool[np.ndarray, " m"]:
+    """Which marks are on the lesion, or near enough to it."""
     high, wide = mask.shape
     rows = np.minimum((marks[:, 1] * high).astype(int), high - 1)
     columns = np.minimum((marks[:, 2] * wide).astype(int), wide - 1)
-    return np.asarray(_grown(mask)[rows, columns])
+    return np.asarray(ndimage.distance_transform_edt(~mask)[rows, columns] <= near * wide)
 
 
 def _value(case: Case, response: Response) -> float:
     """Of the highest mark on the lesion; -inf where there is none."""
     assert response.marks is not None
-    inside = _inside(case.mask, response.marks)
+    inside = _inside(case.mask, response.marks, response.near)
     return float(response.marks[inside, 0].max()) if inside.any() else -np.inf
 
 
 def _on(case: Case, response: Response) -> float:
     assert response.marks is not None
-    return float(_inside(case.mask, response.marks[:1])[0])
+    return float(_inside(case.mask, response.marks[:1], response.near)[0])
 
 
 def _small_mask(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "p p"]:

@@ -32,7 +32,7 @@ def test_the_change_is_in_and_about_the_mask(
         change = np.abs(lesion.film - scene.film)
         assert lesion.mask.any() and lesion.mask.shape == scene.shape
         assert lesion.film.dtype == np.float32
-        assert 0 <= lesion.film.min() and lesion.film.max() <= 1
+        assert lesion.film.min() >= 0 and lesion.film.max() <= 1
         beyond = ndimage.distance_transform_edt(~lesion.mask) > 60 * scene.millimetre
         assert change[lesion.mask].mean() > 3 * change[beyond].mean()
         assert lesion.contrast == pytest.approx(

@@ -30,7 +30,7 @@ class LungFields:
     @property
     def both(self) -> Bool[np.ndarray, "h w"]:
         """True in either lung."""
-        return self.right | self.left
+        return np.asarray(self.right | self.left)
 
 
 def lung_fields(film: Float[np.ndarray, "h w"]) -> LungFields | None:
@@ -83,7 +83,7 @@ def _outside(film: Float[np.ndarray, "s s"]) -> Bool[np.ndarray, "s s"]:
     touching = np.unique(labels[edge & dark])
     outside = np.isin(labels, touching[touching > 0])
     # A lung that leaks out through a thin bridge must not count as outside.
-    return np.asarray(ndimage.binary_opening(outside, iterations=3)) & ~_core()
+    return np.asarray(ndimage.binary_opening(outside, iterations=3) & ~_core())
 
 
 def _core() -> Bool[np.ndarray, "s s"]:

@@ -49,8 +49,9 @@ def _body(
     depth = rng.uniform(0.8, 1.3)  # along the beam, against across it
     shadow = WATER * voxel * depth * (density - lung).sum(axis=0)
     pitch = voxel * scene.millimetre
-    attenuation = rasterised(shadow, pitch, place, scene.shape)
-    cover = rasterised(body.any(axis=0).astype(np.float64), pitch, place, scene.shape)
+    attenuation = rasterised(np.asarray(shadow), pitch, place, scene.shape)
+    across = np.asarray(body.any(axis=0), dtype=np.float64)
+    cover = rasterised(across, pitch, place, scene.shape)
     mask = cover >= 0.5
     if not mask.any():
         mask = cover >= cover.max()

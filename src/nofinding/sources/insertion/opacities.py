@@ -27,11 +27,35 @@ def _depth(scene: Scene, side: int) -> Float[np.ndarray, "h w"]:
 def consolidation(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     """Airspace filled with fluid, from ground glass to dense, with bronchi that hold air."""
     side = int(rng.choice((-1, 1)))
-    lung, depth = scene.lung(side), _depth(scene, side)
-    place = pick(ndimage.distance_transform_edt(lung) > 8 * scene.scale * scene.millimetre, rng)
+    inside = ndimage.distance_transform_edt(scene.lung(side))
+    place = pick(inside > 8 * scene.scale * scene.millimetre, rng)
     if place is None:
         return None
     size = rng.uniform(35, 110) * scene.scale  # mm
+    whole = _filled(scene, side, place, size, rng)
+    if whole.max() < 5:
+        return None
+    mask = whole > max(0.15 * whole.max(), 3 * scene.scale)
+    share = rng.uniform(0.6, 1.0) if rng.random() < 0.7 else rng.uniform(0.25, 0.6)
+    dense = share * (1 - LUNG)
+    attenuation = WATER * dense * whole
+    attenuation = attenuation - np.minimum(_bronchi(scene, place, size, rng), 0.5 * attenuation)
+    return Shadow(
+        attenuation=attenuation,
+        mask=mask,
+        diameter=_diameter(mask, scene),
+        cell="dense" if share >= 0.6 else "ground glass",
+    )
+
+
+def _filled(
+    scene: Scene, side: int, place: tuple[float, float], size: float, rng: np.random.Generator
+) -> Float[np.ndarray, "h w"]:
+    """mm along the beam of airspace that holds fluid: a random field about a place, cut at a level.
+
+    `size`: mm across, about.
+    """
+    lung, depth = scene.lung(side), _depth(scene, side)
     rows, columns = (np.flatnonzero(lung.any(axis=a)) for a in (1, 0))
     voxel = VOXEL * scene.scale
     shape = tuple(
@@ -70,25 +94,14 @@ def consolidation(scene: Scene, rng: np.random.Generator) -> Shadow | None:
     )
     whole = np.zeros(scene.shape)
     whole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = thick
-    whole = ndimage.gaussian_filter(whole, 0.5 * voxel * scene.millimetre) * _soft(scene, side)
-    if whole.max() < 5:
-        return None
-    mask = whole > max(0.15 * whole.max(), 3 * scene.scale)
-    share = rng.uniform(0.6, 1.0) if rng.random() < 0.7 else rng.uniform(0.25, 0.6)
-    dense = share * (1 - LUNG)
-    attenuation = WATER * dense * whole
-    attenuation = attenuation - np.minimum(_bronchi(scene, place, size, rng), 0.5 * attenuation)
-    return Shadow(
-        attenuation=attenuation,
-        mask=mask,
-        diameter=_diameter(mask, scene),
-        cell="dense" if share >= 0.6 else "ground glass",
-    )
+    blurred = ndimage.gaussian_filter(whole, 0.5 * voxel * scene.millimetre)
+    return np.asarray(blurred * _soft(scene, side))
 
 
 def _soft(scene: Scene, side: int) -> Float[np.ndarray, "h w"]:
     lung = ndimage.binary_dilation(scene.lung(side), iterations=2)
-    return ndimage.gaussian_filter(lung.astype(np.float64), 2 * scene.scale * scene.millimetre)
+    sigma = 2 * scene.scale * scene.millimetre
+    return np.asarray(ndimage.gaussian_filter(lung.astype(np.float64), sigma))
 
 
 def _diameter(mask: np.ndarray, scene: Scene) -> float:
