@@ -19,22 +19,22 @@ from films import gflop_of
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS
-from nofinding.evaluate.intervals import measure, patient_index
-from nofinding.evaluate.matching import covariates, matched_pairs
-from nofinding.methods.protocol import Ruled
-from nofinding.run.cohort import Cohort, cache_at
-from nofinding.run.fitting import use_threads
-from nofinding.run.model import Model, load_model, with_rule
+from nofinding.datasets.cohort import Cohort, cache_at
+from nofinding.evaluation.statistics.intervals import measure, patient_index
+from nofinding.evaluation.statistics.matching import covariates, matched_pairs
+from nofinding.methods.base.protocol import HasRules
+from nofinding.model.bundle import Model, load_model, with_rule
+from nofinding.workflows.fit import use_threads
 
 
 def ways(folder: Path, rules: bool) -> list[tuple[str, Model]]:
     """The model as it is, and by each of its rules."""
     model = load_model(folder)
-    found = [(model.detector.name, model)]
-    if rules and isinstance(model.detector, Ruled):
+    ways_to_score = [(model.detector.name, model)]
+    if rules and isinstance(model.detector, HasRules):
         names = model.detector.RULES
-        found += [(f"{model.detector.name}, {n}", with_rule(model, n, 0)) for n in names]
-    return found
+        ways_to_score += [(f"{model.detector.name}, {n}", with_rule(model, n, 0)) for n in names]
+    return ways_to_score
 
 
 def main() -> None:
@@ -48,36 +48,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     use_threads(options.threads)
-    records = [r for r in Cohort(options.films, dict(FIELDS)).records if r.split == options.split]
-    records = [r for r in records if r.findings is not None]
+    exams = [r for r in Cohort(options.films, dict(FIELDS)).exams if r.split == options.split]
+    exams = [r for r in exams if r.findings is not None]
     if options.finding:
-        records = [r for r in records if not r.findings or options.finding in r.findings]
-    abnormal = np.array([bool(r.findings) for r in records])
-    patient = patient_index([r.patient_id for r in records])
+        exams = [r for r in exams if not r.findings or options.finding in r.findings]
+    abnormal = np.array([bool(r.findings) for r in exams])
+    patient = patient_index([r.patient_id for r in exams])
     lines, partners = [], None
     for folder in options.models:
         for name, model in ways(folder, options.rules):
             size, aspect = model.detector.image_size, model.meta["aspect"]
-            films = Films(records, model.detector.stats, size, aspect, cache_at(None))
+            films = Films(exams, model.detector.stats, size, aspect, cache_at(None))
             if partners is None:
-                partners = matched_pairs(records, abnormal, covariates(films))
-            found = []
+                partners = matched_pairs(exams, abnormal, covariates(films))
+            rows = []
             for start in range(0, len(films), 16):
                 batch = films.batch(range(start, min(start + 16, len(films))))
-                found.append(model.detector.score(batch).score.double())
-            scores = torch.cat(found).numpy()
+                rows.append(model.detector.score(batch).score.double())
+            scores = torch.cat(rows).numpy()
             whole = measure(scores, abnormal, patient)
             equal = measure(scores[partners], abnormal[partners], patient[partners])
-            told = [whole["auroc"], whole["ap"], equal["auroc"]]
-            cells = [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in told]
+            values = [whole["auroc"], whole["ap"], equal["auroc"]]
+            cells = [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in values]
             line = f"| {name} | {gflop_of(model.detector, films):.2f} | {' | '.join(cells)} |"
             print(line, flush=True)
             lines.append(line)
     n, m = int(abnormal.sum()), len(partners) // 2 if partners is not None else 0
     text = (
         f"{Cohort(options.films, dict(FIELDS)).name}, split {options.split}"
-        f"{', ' + options.finding if options.finding else ''}: {len(records) - n} normal, "
-        f"{n} abnormal (prevalence {n / len(records):.2f}); {m} matched pairs\n\n"
+        f"{', ' + options.finding if options.finding else ''}: {len(exams) - n} normal, "
+        f"{n} abnormal (prevalence {n / len(exams):.2f}); {m} matched pairs\n\n"
         "| method | GFLOP | AUROC | AP | AUROC, matched pairs |\n|---|---|---|---|---|\n"
         + "\n".join(lines)
         + "\n"

@@ -24,8 +24,8 @@ from PIL import Image
 from watching import machine, run
 
 import nofinding
-from nofinding.run.journal import entries
-from nofinding.sources.phantom.film import PhantomFilm
+from nofinding.datasets.phantom.film import PhantomFilm
+from nofinding.storage.journal import entries
 
 KILLS = 10
 SIDE = 64
@@ -79,10 +79,10 @@ def killed_at(command: Sequence[object], folder: Path, journal: Path, most: int)
 
 def files_of(out: Path) -> dict[str, bytes]:
     """All files; of run.json all but the seconds."""
-    found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    told = json.loads(found["run.json"])
-    told.pop("seconds_per_film")
-    return found | {"run.json": json.dumps(told).encode()}
+    contents = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    run = json.loads(contents["run.json"])
+    run.pop("seconds_per_film")
+    return contents | {"run.json": json.dumps(run).encode()}
 
 
 def killing(folder: Path, count: int) -> Iterator[str]:

@@ -38,7 +38,7 @@ def table(cohort: dict[str, Any]) -> str:
     for row in cohort["rows"]:
         cost, metrics = row["cost"], row["metrics"]
         seeds = f" ({len(row['seeds'])} seeds, sd {row['spread']:.3f})" if row["spread"] else ""
-        name = f"*{row['label']}*" if row["trivial"] else row["label"]
+        name = f"*{row['label']}*" if row["baseline"] else row["label"]
         p = "-" if row["p_holm"] is None else f"{row['p_holm']:.3f}"
         cells = [
             name + seeds,
@@ -59,5 +59,5 @@ def table(cohort: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    print("\n".join(table(cohort) for cohort in told["cohorts"]))
+    results = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    print("\n".join(table(cohort) for cohort in results["cohorts"]))

@@ -129,8 +129,8 @@ def measure(workload: str, setting: str, seconds: float) -> dict[str, float]:
     command = [sys.executable, __file__, "--worker", workload, "--seconds", str(seconds)]
     env = _environment(SETTINGS[setting])
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    content: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return content
 
 
 Runs = dict[tuple[str, str, str], list[dict[str, float]]]
@@ -146,9 +146,9 @@ def rounds(options: argparse.Namespace) -> Runs:
             with neighbours(kind):
                 for setting in [*names[turn:], *names[:turn]]:
                     for workload in options.workloads:
-                        found = measure(workload, setting, options.seconds)
-                        runs.setdefault((workload, kind, setting), []).append(found)
-                        line = {k: round(1000 * v, 2) for k, v in found.items()}
+                        measured = measure(workload, setting, options.seconds)
+                        runs.setdefault((workload, kind, setting), []).append(measured)
+                        line = {k: round(1000 * v, 2) for k, v in measured.items()}
                         print(number, kind, setting, workload, line, os.getloadavg()[0], flush=True)
     return runs
 

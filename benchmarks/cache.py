@@ -22,10 +22,10 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 from watching import Cost, machine, run
 
-from nofinding.data.cache import FilmCache
-from nofinding.data.decode import FilmFile
+from nofinding.data.cache.film_cache import FilmCache
+from nofinding.data.decoding.decode import FilmFile
 from nofinding.data.image import fit_square
-from nofinding.sources.phantom.film import PhantomFilm
+from nofinding.datasets.phantom.film import PhantomFilm
 
 DISTINCT = 40
 SIDE = 1024

@@ -17,13 +17,13 @@ import numpy as np
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS
-from nofinding.evaluate.intervals import Estimate, difference, measure, patient_index
-from nofinding.methods.diff3m import Diff3M, Diff3MConfig
-from nofinding.run.cohort import Cohort, cache_at
-from nofinding.run.fitting import FitOptions, fit
-from nofinding.run.model import load_model
+from nofinding.datasets.cohort import Cohort, cache_at
+from nofinding.evaluation.statistics.intervals import Estimate, difference, measure, patient_index
+from nofinding.methods.diff3m.detector import Diff3M, Diff3MConfig
+from nofinding.model.bundle import load_model
 from nofinding.training import TrainConfig
-from nofinding.types import Record
+from nofinding.types import Exam
+from nofinding.workflows.fit import FitOptions, fit
 
 FIT = "phantom:train=2000,val=150,test=300,abnormal=300,kinds=conditional,size=64,seed=1"
 TEST = "phantom:train=1,val=0,test=300,abnormal=300,kinds=conditional,size=64,seed=7"
@@ -42,20 +42,18 @@ DETECTIONS = {
 }
 
 
-def scores(
-    model: Path, change: dict[str, object], records: Sequence[Record]
-) -> dict[str, np.ndarray]:
+def scores(model: Path, change: dict[str, object], exams: Sequence[Exam]) -> dict[str, np.ndarray]:
     """Every part of the score of every film."""
     stored = load_model(model).detector
     assert isinstance(stored, Diff3M)
     detector = Diff3M(replace(stored.config, **change), stored.stats)
     detector.load_state(stored.state())
-    films = Films(records, stored.stats, detector.image_size, "pad", cache_at(None))
-    found = []
+    films = Films(exams, stored.stats, detector.image_size, "pad", cache_at(None))
+    columns = []
     for start in range(0, len(films), 50):
-        parts = detector.score(films.batch(range(start, min(start + 50, len(films))))).parts
-        found.append({name: part.double().numpy() for name, part in parts.items()})
-    return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+        parts = detector.score(films.batch(range(start, min(start + 50, len(films))))).components
+        columns.append({name: part.double().numpy() for name, part in parts.items()})
+    return {name: np.concatenate([f[name] for f in columns]) for name in columns[0]}
 
 
 def shown(e: Estimate) -> str:
@@ -67,13 +65,13 @@ def main(out: Path) -> None:
         if not (out / record / "model.json").exists():
             config = replace(BOTH, record=record)
             fit("diff3m", config, FitOptions(films=[FIT], out=out / record, resume=True))
-    records = [r for r in Cohort([TEST], dict(FIELDS)).records if r.split == "test"]
-    abnormal = np.array([bool(r.findings) for r in records])
-    patient = patient_index([r.patient_id for r in records])
+    exams = [r for r in Cohort([TEST], dict(FIELDS)).exams if r.split == "test"]
+    abnormal = np.array([bool(r.findings) for r in exams])
+    patient = patient_index([r.patient_id for r in exams])
     print("| detection | score | record | image only | difference, paired |")
     print("|---|---|---|---|---|")
     for name, change in DETECTIONS.items():
-        full, none = (scores(out / record, change, records) for record in ("full", "none"))
+        full, none = (scores(out / record, change, exams) for record in ("full", "none"))
         for part in ("mse", "max_abs"):
             a, b = (measure(s[part], abnormal, patient)["auroc"] for s in (full, none))
             d = difference(full[part], none[part], abnormal, patient)

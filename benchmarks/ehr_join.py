@@ -29,7 +29,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from nofinding.sources.examples.mimic_cxr import COLUMNS
+from nofinding.datasets.examples.mimic_cxr import COLUMNS
 
 PATIENTS, STUDIES, FILMS, RESULTS = 65_379, 227_835, 377_110, 7_750_000
 CXR, IV = "mimic-cxr-jpg/2.1.0", "mimiciv/3.1"
@@ -171,15 +171,15 @@ def published(omr: Path, films: list[tuple[str, str, date]]) -> dict[str, dict[s
     within 90 days are kept, and reading stops at the first row of another patient after them. The
     mean of the values of the nearest day, or of both where two are equally near, is the result.
     """
-    found: dict[str, dict[str, str]] = {}
+    tables: dict[str, dict[str, str]] = {}
     before: tuple[str, date] | None = None
     values: dict[str, str] = {}
     for name, patient, day in films:
         if (patient, day) != before:
             values = {kind: value for kind in KINDS if (value := _scan(omr, kind, patient, day))}
             before = (patient, day)
-        found[name] = values
-    return found
+        tables[name] = values
+    return tables
 
 
 def _scan(omr: Path, kind: str, patient: str, day: date) -> str:

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from nofinding.service.home import Home
-from nofinding.service.intake import offer
+from nofinding.datasets.local.single_files import NOTHING, Known
+from nofinding.service.intake.offer import offer
 from nofinding.service.options import ServiceOptions
-from nofinding.service.pool import Pool
-from nofinding.sources.files import NOTHING, Known
+from nofinding.service.store.home import Home
+from nofinding.service.workers.pool import Pool
 from service import file_of, model_in, numbered, template
 
 KILLS = b"THIS FILM KILLS"
@@ -164,7 +164,7 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f}. The model is `thumbnail` where nothing else is said.\n",
         "| fault | measured |",
         "|---|---|",
-        *(f"| {what} | {told} |" for what, told in rows),
+        *(f"| {what} | {outcome} |" for what, outcome in rows),
     ]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS
-from nofinding.evaluate.intervals import patient_index
+from nofinding.datasets.cohort import Cohort, cache_at
+from nofinding.evaluation.statistics.intervals import patient_index
 from nofinding.methods import Detector
-from nofinding.run.cohort import Cohort, cache_at
-from nofinding.run.model import Model
-from nofinding.types import Record
+from nofinding.model.bundle import Model
+from nofinding.types import Exam
 
 __all__ = ["Labelled", "gflop_of", "labelled", "seconds_of"]
 
@@ -30,25 +30,23 @@ class Labelled:
 
 def labelled(model: Model, specs: Sequence[str], split: str, most: int) -> Labelled:
     """The labelled films of a split; of more than `most`, so many, evenly spread in each class."""
-    records = [r for r in Cohort(specs, dict(FIELDS)).records if r.split == split]
-    records = [r for r in records if r.findings is not None]
-    if most and most < len(records):
-        share = most / len(records)
-        classes = ([r for r in records if bool(r.findings) == kind] for kind in (False, True))
-        records = [r for part in classes for r in spread(part, round(share * len(part)))]
+    exams = [r for r in Cohort(specs, dict(FIELDS)).exams if r.split == split]
+    exams = [r for r in exams if r.findings is not None]
+    if most and most < len(exams):
+        share = most / len(exams)
+        classes = ([r for r in exams if bool(r.findings) == kind] for kind in (False, True))
+        exams = [r for part in classes for r in spread(part, round(share * len(part)))]
     detector = model.detector
-    films = Films(
-        records, detector.stats, detector.image_size, model.meta["aspect"], cache_at(None)
-    )
+    films = Films(exams, detector.stats, detector.image_size, model.meta["aspect"], cache_at(None))
     for i in range(len(films)):
         films.batch([i])  # decoded now, so that no timing includes it
-    abnormal = np.array([bool(r.findings) for r in records])
-    return Labelled(films, abnormal, patient_index([r.patient_id for r in records]))
+    abnormal = np.array([bool(r.findings) for r in exams])
+    return Labelled(films, abnormal, patient_index([r.patient_id for r in exams]))
 
 
-def spread(records: Sequence[Record], count: int) -> list[Record]:
+def spread(exams: Sequence[Exam], count: int) -> list[Exam]:
     """So many of them, at even distances in the order of their ids."""
-    ordered = sorted(records, key=lambda r: r.image_id)
+    ordered = sorted(exams, key=lambda r: r.image_id)
     return [ordered[i * len(ordered) // count] for i in range(count)]
 
 

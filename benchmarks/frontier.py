@@ -20,9 +20,9 @@ import torch
 from films import Labelled, gflop_of, labelled
 from matplotlib.figure import Figure
 
-from nofinding.evaluate.intervals import measure
-from nofinding.methods.protocol import Ruled
-from nofinding.run.model import Model, load_model, with_rule
+from nofinding.evaluation.statistics.intervals import measure
+from nofinding.methods.base.protocol import HasRules
+from nofinding.model.bundle import Model, load_model, with_rule
 
 BATCH = 16
 
@@ -30,27 +30,27 @@ BATCH = 16
 def point(model: Model, judged: Labelled, seed: int) -> list[dict[str, Any]]:
     """Cost of the model's rule, and what each part of its score tells."""
     detector, films = model.detector, judged.films
-    found: list[dict[str, np.ndarray]] = []
+    columns: list[dict[str, np.ndarray]] = []
     seconds = []
     for start in range(0, len(films), BATCH):
         batch = films.batch(range(start, min(start + BATCH, len(films))))
         start = time.process_time()  # of all threads; another program's load is not in it
         scores = detector.score(batch, seed=seed)
         seconds.append((time.process_time() - start) / len(batch.ids))
-        parts = {**scores.parts, "score": scores.score}
-        found.append({name: part.double().numpy() for name, part in parts.items()})
+        parts = {**scores.components, "score": scores.score}
+        columns.append({name: part.double().numpy() for name, part in parts.items()})
     cost = {
         "network_calls": detector.network_calls,
         "gflop": gflop_of(detector, films),
         "seconds": median(seconds),
     }
     rows = []
-    for name in found[0]:
+    for name in columns[0]:
         if not name.startswith("attention."):
-            value = np.concatenate([part[name] for part in found])
+            value = np.concatenate([part[name] for part in columns])
             auroc = measure(value, judged.abnormal, judged.patient)["auroc"]
-            told = {"auroc": auroc.value, "low": auroc.low, "high": auroc.high}
-            rows.append({**cost, "part": name, **told})
+            interval = {"auroc": auroc.value, "low": auroc.low, "high": auroc.high}
+            rows.append({**cost, "part": name, **interval})
     return rows
 
 
@@ -80,9 +80,9 @@ def table(rows: list[dict[str, Any]], head: str) -> str:
         "|---|---|---|---|---|---|",
     ]
     for r in rows:
-        told = f"{r['auroc']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
+        interval = f"{r['auroc']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
         cost = f"{r['network_calls']} | {r['gflop']:.1f} | {r['seconds']:.3f}"
-        lines.append(f"| {r['rule']} | {r['steps']} | {cost} | {told} |")
+        lines.append(f"| {r['rule']} | {r['steps']} | {cost} | {interval} |")
     return "\n".join(lines) + "\n"
 
 
@@ -99,13 +99,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     stored = load_model(options.model)
-    assert isinstance(stored.detector, Ruled), f"{stored.detector.name} has one way of scoring"
+    assert isinstance(stored.detector, HasRules), f"{stored.detector.name} has one way of scoring"
     judged = labelled(stored, options.films, options.split, options.most)
     rows: list[dict[str, Any]] = []
     for steps in options.steps:
         for rule in stored.detector.RULES:
-            found = point(with_rule(stored, rule, steps), judged, options.seed)
-            rows += [{"rule": rule, "steps": steps, **row} for row in found]
+            measured = point(with_rule(stored, rule, steps), judged, options.seed)
+            rows += [{"rule": rule, "steps": steps, **row} for row in measured]
             print(rows[-1], flush=True)
             write(rows, judged, options.model.name, options.split, options.out)
 

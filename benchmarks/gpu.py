@@ -28,20 +28,20 @@ from torch import Generator, Tensor, nn
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
-from nofinding.functional.equalise import equalise
+from nofinding.datasets.phantom import PHANTOM
+from nofinding.functional.image.equalise import equalise
 from nofinding.methods import Detector
-from nofinding.methods.diff3m import Answer, Diff3M, Diff3MConfig
-from nofinding.methods.diff3m_f import Diff3MF
-from nofinding.methods.views import Views
-from nofinding.run.fitting import to_device
-from nofinding.run.model import load_model
-from nofinding.run.score_options import ScoreOptions
-from nofinding.run.scoring import score
-from nofinding.run.shipped import model_folder
+from nofinding.methods.diff3m.detector import Answer, Diff3M, Diff3MConfig
+from nofinding.methods.diff3m.feature_space import Diff3MF
+from nofinding.methods.diff3m.views import Views
+from nofinding.model.bundle import load_model
+from nofinding.model.pretrained import model_folder
 from nofinding.runtime import Portable, Runtime
-from nofinding.sources.phantom import PHANTOM
-from nofinding.training import Job, train
+from nofinding.scoring.options import ScoreOptions
+from nofinding.training import TrainingRun, train
 from nofinding.types import Batch
+from nofinding.workflows.fit import to_device
+from nofinding.workflows.score import score
 
 BATCHES = (1, 16, 128)
 LEVELS = 400  # L of the published algorithm, of 1000
@@ -97,8 +97,8 @@ class Bench:
         try:
             work(self)
         except Exception as error:
-            told = (str(error).splitlines() or [""])[0]
-            self.say("", f"**This part failed**: {type(error).__name__}: {told[:300]}")
+            reason = (str(error).splitlines() or [""])[0]
+            self.say("", f"**This part failed**: {type(error).__name__}: {reason[:300]}")
         self.say("", f"({time.perf_counter() - began:.0f} s of {seconds:.0f} for this part)")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -152,8 +152,8 @@ def arithmetic(way: Way) -> Iterator[None]:
 
 def stats_of(fields: int = len(FIELDS)) -> EhrStats:
     """Of made-up records."""
-    records = list(PHANTOM.read("train=64,val=0,test=1,abnormal=1", FIELDS))
-    return EhrStats.of(records, list(FIELDS.values())[:fields])
+    exams = list(PHANTOM.read("train=64,val=0,test=1,abnormal=1", FIELDS))
+    return EhrStats.of(exams, list(FIELDS.values())[:fields])
 
 
 def batch_of(detector: Detector, rows: int) -> Batch:
@@ -185,9 +185,9 @@ def sizes(bench: Bench) -> dict[str, Diff3MConfig]:
     }
 
 
-def films_a_second(found: tuple[float, float] | str, rows: int) -> str:
+def films_a_second(seconds: tuple[float, float] | str, rows: int) -> str:
     """A cell of a table."""
-    return found if isinstance(found, str) else f"{rows / found[0]:.3g}"
+    return seconds if isinstance(seconds, str) else f"{rows / seconds[0]:.3g}"
 
 
 def networks(bench: Bench) -> None:
@@ -206,9 +206,9 @@ def networks(bench: Bench) -> None:
                 cells, peak = [], 0.0
                 for rows in bench.batches:
                     given = inputs(rows)
-                    found = bench.seconds(lambda n=network, g=given: n(*g))  # type: ignore[misc]
-                    cells.append(films_a_second(found, rows))
-                    peak = peak if isinstance(found, str) else max(peak, found[1])
+                    seconds = bench.seconds(lambda n=network, g=given: n(*g))  # type: ignore[misc]
+                    cells.append(films_a_second(seconds, rows))
+                    peak = peak if isinstance(seconds, str) else max(peak, seconds[1])
             bench.say(f"| {name} | {way.name} | {' | '.join(cells)} | {peak:.0f} |")
         module.to("cpu")
 
@@ -223,7 +223,7 @@ def modules(bench: Bench) -> Iterator[tuple[str, nn.Module, Callable[[int], tupl
 
     yield (
         "diff3m-f, its backbone, both ways round",
-        Views(shipped.eyes, taught=True, mirror=True),
+        Views(shipped.backbone, taught=True, mirror=True),
         film,
     )
     width = shipped.repair.norm.normalized_shape[0] if shipped.columns else 0
@@ -268,9 +268,9 @@ def scores(bench: Bench) -> None:
                 cells, peak = [], 0.0
                 for rows in bench.batches:
                     batch = batch_of(detector, rows)
-                    found = bench.seconds(lambda d=detector, b=batch: d.score(b))  # type: ignore[misc]
-                    cells.append(films_a_second(found, rows))
-                    peak = peak if isinstance(found, str) else max(peak, found[1])
+                    seconds = bench.seconds(lambda d=detector, b=batch: d.score(b))  # type: ignore[misc]
+                    cells.append(films_a_second(seconds, rows))
+                    peak = peak if isinstance(seconds, str) else max(peak, seconds[1])
             calls = detector.network_calls
             bench.say(f"| {name} | {calls} | {way.name} | {' | '.join(cells)} | {peak:.0f} |")
 
@@ -292,16 +292,16 @@ def published(bench: Bench) -> None:
     for rows in (1, 16):
         for way in (FULL, TF32, LOW):
             with arithmetic(way):
-                found = []
+                lines = []
                 for detector in (theirs, ours):
                     detector.runtime = Runtime(precision="bfloat16" if way.low else "float32")
                     batch = batch_of(detector, rows)
-                    found.append(bench.seconds(lambda d=detector, b=batch: d.score(b)))  # type: ignore[misc]
-            each = [None if isinstance(f, str) else f[0] / rows for f in found]
+                    lines.append(bench.seconds(lambda d=detector, b=batch: d.score(b)))  # type: ignore[misc]
+            each = [None if isinstance(f, str) else f[0] / rows for f in lines]
             whole = None if each[0] is None else each[0] * CALLS / few
             cells = [
                 str(f) if taken is None else f"{taken:.3g}"
-                for f, taken in zip(found, (whole, each[1]), strict=True)
+                for f, taken in zip(lines, (whole, each[1]), strict=True)
             ]
             times = f"{whole / each[1]:,.0f}" if whole and each[1] else "-"
             bench.say(f"| {rows} | {way.name} | {cells[0]} | {cells[1]} | {times} |")
@@ -350,8 +350,8 @@ def pipeline(bench: Bench) -> None:
 
 def written(folder: Path, count: int) -> Path:
     """A table of films: one phantom, each time with other noise, so that no two are equal."""
-    (record, *_) = PHANTOM.read("train=1,val=0,test=1,abnormal=1,size=320", FIELDS)
-    body, chance = record.pixels(), np.random.default_rng(0)
+    (exam, *_) = PHANTOM.read("train=1,val=0,test=1,abnormal=1,size=320", FIELDS)
+    body, chance = exam.pixels(), np.random.default_rng(0)
     rows = ["image_id,path,age,sex,view"]
     for number in range(count):
         film = np.clip(body + 0.01 * chance.standard_normal(body.shape), 0, 1)
@@ -376,24 +376,22 @@ def training(bench: Bench) -> None:
                 bench.say(f"| {size} | {batch} | {way.name} | no time | | |")
                 continue
             with arithmetic(way):
-                told = updates(bench, config, batch, 4 if size == "paper" else 20, low=way.low)
-            bench.say(f"| {size} | {batch} | {way.name} | {told} |")
+                speed = updates(bench, config, batch, 4 if size == "paper" else 20, low=way.low)
+            bench.say(f"| {size} | {batch} | {way.name} | {speed} |")
 
 
 def updates(bench: Bench, config: Diff3MConfig, batch: int, steps: int, *, low: bool) -> str:
     """The last cells of a row."""
-    records = list(
-        PHANTOM.read(f"train=8,val=0,test=1,abnormal=1,size={config.image_size}", FIELDS)
-    )
+    exams = list(PHANTOM.read(f"train=8,val=0,test=1,abnormal=1,size={config.image_size}", FIELDS))
     detector = diff3m(config)
-    films = Films(records[:8], detector.stats, config.image_size)
+    films = Films(exams[:8], detector.stats, config.image_size)
     films.batch(range(8))  # decoded now
     detector.net.to(bench.device).start_fine_tuning()
 
     def loss(net: nn.Module, some: Batch, rows: Any) -> dict[str, Tensor]:
         return detector.loss(net, some, rows, regenerate=True)
 
-    job = Job(progress=False, accelerator=bench.device.type)
+    job = TrainingRun(progress=False, accelerator=bench.device.type)
     plan = replace(
         config.train, batch_size=batch, sample_every=0, precision="bf16" if low else "32"
     )

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from watching import machine, run
 
-from nofinding.sources.phantom.film import PhantomFilm
+from nofinding.datasets.phantom.film import PhantomFilm
 
 SIDE = 64
 SHARED = 300  # films that the rows share: a third for each split, so that no film is in two
@@ -65,7 +65,7 @@ def measured(folder: Path, count: int, method: str) -> Iterator[tuple[str, float
                 "--gate", "none"],
         "score": ["score", "--model", here / "model", *films, "--split", "test", "--threads", 1,
                   "--maps", "false", "--out", here / "scores", "--overwrite", "true"],
-        "evaluate": ["evaluate", *scores, "--trivial", "none"],
+        "evaluate": ["evaluate", *scores, "--baselines", "none"],
     }  # fmt: skip
     environment = {"NOFINDING_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     for name, command in commands.items():
@@ -81,18 +81,18 @@ def main() -> None:
     parser.add_argument("--method", default="thumbnail")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    found: dict[str, list[str]] = {}
+    cells: dict[str, list[str]] = {}
     for count in options.rows:
         for name, mib, seconds in measured(options.folder, count, options.method):
-            found.setdefault(name, []).append(f"{mib:.0f} MiB, {seconds:.0f} s")
-            print(count, name, found[name][-1], flush=True)
-    lines = page(options.rows, options.method, found)
+            cells.setdefault(name, []).append(f"{mib:.0f} MiB, {seconds:.0f} s")
+            print(count, name, cells[name][-1], flush=True)
+    lines = page(options.rows, options.method, cells)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text("\n".join(lines) + "\n")
 
 
-def page(rows: Sequence[int], method: str, found: dict[str, list[str]]) -> list[str]:
+def page(rows: Sequence[int], method: str, cells_of: dict[str, list[str]]) -> list[str]:
     """The results as Markdown."""
     heads = " | ".join(f"{count:,} films" for count in rows)
     return [
@@ -101,12 +101,12 @@ def page(rows: Sequence[int], method: str, found: dict[str, list[str]]) -> list[
         f"`python benchmarks/memory.py FOLDER --rows {' '.join(map(str, rows))}`, `{method}`.",
         f"{machine()}; load average at the start {os.getloadavg()[0]:.1f}. Peak over the process",
         "and its children; a third of the films is train, val and test each. `fit` without a",
-        "gate, `evaluate` without trivial rows: those are detectors of their own, fitted to all",
+        "gate, `evaluate` without baselines: those are detectors of their own, fitted to all",
         "normal films, and the nearest neighbour keeps the features of all.",
         "",
         f"| command | {heads} |",
         "|---" * (len(rows) + 1) + "|",
-        *(f"| `{name}` | {' | '.join(cells)} |" for name, cells in found.items()),
+        *(f"| `{name}` | {' | '.join(cells)} |" for name, cells in cells_of.items()),
     ]
 
 

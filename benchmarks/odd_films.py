@@ -41,7 +41,7 @@ class Outcome:
     """What became of a file."""
 
     kind: str  # score, refused, crash, hang
-    told: str
+    message: str
     seconds: float
 
 
@@ -50,8 +50,8 @@ def files() -> Iterator[tuple[str, Path]]:
     for package, folder in FOLDERS.items():
         for path in sorted(folder.rglob("*")):
             inside = path.relative_to(folder).parts
-            wanted = package != "pydicom" or inside[0] in PARTS
-            if path.is_file() and wanted and path.suffix not in (".py", ".pyc"):
+            included = package != "pydicom" or inside[0] in PARTS
+            if path.is_file() and included and path.suffix not in (".py", ".pyc"):
                 yield package, path
 
 
@@ -72,9 +72,9 @@ def scored(path: Path, folder: Path) -> Outcome:
     seconds = time.monotonic() - begin
     lines = [line for line in said.getvalue().splitlines() if line.startswith("nofinding: ")]
     if code == 2 and len(lines) == 1 and "Traceback" not in said.getvalue():
-        told = lines[0].removeprefix("nofinding: ").replace(f"{path} ", "")
-        told = told.removeprefix(f"film {path.stem!r} ").partition("; not scored")[0]
-        return Outcome("refused", told, seconds)
+        message = lines[0].removeprefix("nofinding: ").replace(f"{path} ", "")
+        message = message.removeprefix(f"film {path.stem!r} ").partition("; not scored")[0]
+        return Outcome("refused", message, seconds)
     if code != 0 or "Traceback" in said.getvalue():
         return Outcome("crash", f"exit code {code}, {len(lines)} lines", seconds)
     with (out / "scores.csv").open(newline="") as rows:
@@ -90,25 +90,28 @@ def header(path: Path) -> Dataset | None:
         return None
 
 
-def described(found: Dataset | None) -> str:
+def described(dataset: Dataset | None) -> str:
     """Modality, body part, size and transfer syntax, as far as they are told."""
-    if found is None:
+    if dataset is None:
         return "not DICOM"
-    told = [str(found.get("Modality") or "no modality"), str(found.get("BodyPartExamined") or "")]
-    if "Rows" in found:
-        told.append(f"{found.get('Columns')} x {found.get('Rows')}")
-    syntax = getattr(found, "file_meta", {}).get("TransferSyntaxUID")
-    told.append(syntax.name.partition(" (")[0] if syntax else "no transfer syntax")
-    return ", ".join(filter(None, told))
+    words = [
+        str(dataset.get("Modality") or "no modality"),
+        str(dataset.get("BodyPartExamined") or ""),
+    ]
+    if "Rows" in dataset:
+        words.append(f"{dataset.get('Columns')} x {dataset.get('Rows')}")
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    words.append(syntax.name.partition(" (")[0] if syntax else "no transfer syntax")
+    return ", ".join(filter(None, words))
 
 
-def disguised(found: Dataset | None, path: Path) -> bool:
+def disguised(dataset: Dataset | None, path: Path) -> bool:
     """Writes the file with a header that calls it a chest film, if it can be written."""
-    if found is None or "PixelData" not in found:
+    if dataset is None or "PixelData" not in dataset:
         return False
-    found.Modality, found.BodyPartExamined = "CR", "CHEST"
+    dataset.Modality, dataset.BodyPartExamined = "CR", "CHEST"
     try:
-        found.save_as(path)
+        dataset.save_as(path)
     except Exception:
         return False
     return True
@@ -137,19 +140,19 @@ def main() -> None:
                     "|---|---|---|---|",
                 ]
                 where = package
-            found = header(path)
-            told = described(found)
+            dataset = header(path)
+            description = described(dataset)
             outcomes = [scored(path, folder)]
             copy = folder / f"{path.stem}.dcm"
-            if disguised(found, copy):
+            if disguised(dataset, copy):
                 outcomes.append(scored(copy, folder))
             for tally, outcome in zip(tallies, outcomes, strict=False):
                 tally[outcome.kind] += 1
             slowest = max(slowest, *(outcome.seconds for outcome in outcomes))
-            cells = [o.told if o.kind != "score" else f"**{o.told}**" for o in outcomes]
+            cells = [o.message if o.kind != "score" else f"**{o.message}**" for o in outcomes]
             name = path.relative_to(FOLDERS[package])
             named |= {f"`{name}`" for outcome in outcomes if outcome.kind == "score"}
-            lines.append(f"| {' | '.join([f'`{name}`', told, *cells, ''][:4])} |")
+            lines.append(f"| {' | '.join([f'`{name}`', description, *cells, ''][:4])} |")
             print(lines[-1], flush=True)
     options.out.write_text("\n".join([*summary(tallies, named, slowest, about), *lines]) + "\n")
 

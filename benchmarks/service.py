@@ -34,11 +34,11 @@ from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation
 from watching import machine, memory_of, run
 
 import nofinding
-from nofinding.service.home import Home
-from nofinding.service.intake import identity_of, offer
-from nofinding.service.listen import Listener, ListenOptions
-from nofinding.service.spool import Received
-from nofinding.sources.examples import Copy
+from nofinding.datasets.examples import Copy
+from nofinding.service.intake.dicom_store import Listener, ListenOptions
+from nofinding.service.intake.offer import identity_of, offer
+from nofinding.service.store.home import Home
+from nofinding.service.store.spool import Received
 
 SIDE = 64
 ROOT = "1.2.826.0.1.3680043.8.498"
@@ -56,12 +56,12 @@ class Figures:
 
     def rows(self, what: str, elapsed: float) -> list[tuple[str, str]]:
         cuts = statistics.quantiles(self.seconds, n=100, method="inclusive")
-        told = ", ".join(f"{count} x {why}" for why, count in sorted(self.refused.items()))
+        reasons = ", ".join(f"{count} x {why}" for why, count in sorted(self.refused.items()))
         return [
             (f"{what} in {elapsed:.0f} s", f"{len(self.seconds) / elapsed:.0f} a second"),
             ("seconds each: median, 95 %, 99 %, longest",
              f"{cuts[49]:.3f}, {cuts[94]:.3f}, {cuts[98]:.3f}, {max(self.seconds):.3f}"),
-            ("told to come again", told or "none"),
+            ("told to come again", reasons or "none"),
         ]  # fmt: skip
 
 
@@ -166,10 +166,10 @@ def by_http(
             command, stderr=stream, env={**os.environ, "PYTHONPATH": PACKAGE, **ENVIRONMENT}
         )
     try:
-        while not (found := re.search(r":(\d+): serving", errors.read_text())):
+        while not (address := re.search(r":(\d+): serving", errors.read_text())):
             assert process.poll() is None, errors.read_text()
             time.sleep(0.1)
-        port = int(found[1])
+        port = int(address[1])
         while httpx.get(f"http://127.0.0.1:{port}/ready").status_code != 200:
             time.sleep(0.2)
         before, begin = memory_of(process.pid), time.monotonic()
@@ -200,15 +200,15 @@ def stored(film: bytes, port: int, first: int, count: int) -> list[tuple[float, 
     ae = AE(ae_title="SCANNER")
     ae.add_requested_context(DigitalXRayImageStorageForPresentation)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 300
-    told, data = [], dcmread(io.BytesIO(film))
+    statuses, data = [], dcmread(io.BytesIO(film))
     association = ae.associate("127.0.0.1", port, ae_title="NOFINDING")
     assert association.is_established
     for number in range(first, first + count):
         begin = time.monotonic()
         status = association.send_c_store(numbered(data, number))
-        told.append((time.monotonic() - begin, int(status.get("Status", 0xFFFF))))
+        statuses.append((time.monotonic() - begin, int(status.get("Status", 0xFFFF))))
     association.release()
-    return told
+    return statuses
 
 
 def sender(given: tuple[bytes, int, int, int, int]) -> list[tuple[float, int]]:
@@ -243,19 +243,19 @@ def by_dicom(
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             pool.map(len, [""] * processes)  # they have loaded their libraries
             begin = time.monotonic()
-            told = [one for part in pool.map(sender, given, chunksize=1) for one in part]
+            statuses = [one for part in pool.map(sender, given, chunksize=1) for one in part]
         elapsed = time.monotonic() - begin
-    for seconds, status in told:
+    for seconds, status in statuses:
         if status == 0:
             figures.seconds.append(seconds)
         else:
             figures.refused[f"{status:#06x}"] += 1
-    kept, jobs = len([*home.spool.folder.iterdir()]), sum(home.queue.counts().values())
+    stored, jobs = len([*home.spool.folder.iterdir()]), sum(home.queue.counts().values())
     total = processes * share * each
     return [
         *figures.rows(f"{total} objects over {processes * share} associations", elapsed),
         ("answered 0x0000, on the disk, in the queue, lost",
-         f"{len(figures.seconds)}, {kept}, {jobs}, {len(figures.seconds) - min(kept, jobs)}"),
+         f"{len(figures.seconds)}, {stored}, {jobs}, {len(figures.seconds) - min(stored, jobs)}"),
     ]  # fmt: skip
 
 
@@ -279,7 +279,7 @@ def main() -> None:
         f"machine: {machine()}.\nLoad average at the start: {busy:.1f}."
     )
     lines = ["# The service under load", "", about, "", "| what | measured |", "|---|---|"]
-    lines += [f"| {what} | {found} |" for what, found in rows]
+    lines += [f"| {what} | {value} |" for what, value in rows]
     text = "\n".join(lines) + "\n"
     print(text)
     if given.out is not None:

@@ -20,9 +20,9 @@ import torch
 from films import Labelled, gflop_of, labelled, seconds_of
 
 from nofinding.errors import UserError
-from nofinding.evaluate.intervals import measure
-from nofinding.run.model import Model, load_model
-from nofinding.run.parity import rank_correlation, use_runtime
+from nofinding.evaluation.statistics.intervals import measure
+from nofinding.model.bundle import Model, load_model
+from nofinding.model.runtime_parity import rank_correlation, use_runtime
 from nofinding.runtime import Engine, Portable, Precision, Runtime
 
 BATCHES = (1, 16)
@@ -50,7 +50,7 @@ class Way:
 
 def ways_of(folder: Path, options: argparse.Namespace) -> list[Way]:
     """Each way in which the model can be run here. A copy of the model each."""
-    found = []
+    ways = []
     for runtime in RUNTIMES:
         model = load_model(folder)
         if not runtime.is_reference and not isinstance(model.detector, Portable):
@@ -64,8 +64,8 @@ def ways_of(folder: Path, options: argparse.Namespace) -> list[Way]:
             print(f"{folder.name}: {error}")
             continue
         name = f"{model.detector.name} | {folder.name} | {runtime.engine} {runtime.precision}"
-        found.append(Way(model, judged, runtime, name, gflop))
-    return found
+        ways.append(Way(model, judged, runtime, name, gflop))
+    return ways
 
 
 def once(way: Way, rows: int) -> float:
@@ -83,13 +83,13 @@ def peak() -> float:
     """The process's highest resident memory since the last reset, MiB; NaN off Linux."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    found = [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
-    return found[0] if found else float("nan")
+    peaks = [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
+    return peaks[0] if peaks else float("nan")
 
 
 def agreement(ways: list[Way]) -> list[str]:
     """Scores of the same films each way, against the first way, which is the reference."""
-    lines, wanted = [], np.empty(0)
+    lines, reference = [], np.empty(0)
     for way in ways:
         films = way.films.films
         score = torch.cat(
@@ -98,13 +98,13 @@ def agreement(ways: list[Way]) -> list[str]:
                 for i in range(0, len(films), 16)
             ]
         )
-        found = score.double().numpy()
-        wanted = found if way.runtime.is_reference else wanted
-        e = measure(found, way.films.abnormal, way.films.patient)["auroc"]
-        off = np.abs(found - wanted).max() / np.abs(wanted).max()
-        told = f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
-        rank = rank_correlation(found, wanted)
-        lines.append(f"| {way.name} | {len(films)} | {rank:.4f} | {off:.1e} | {told} |")
+        values = score.double().numpy()
+        reference = values if way.runtime.is_reference else reference
+        e = measure(values, way.films.abnormal, way.films.patient)["auroc"]
+        off = np.abs(values - reference).max() / np.abs(reference).max()
+        interval = f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
+        rank = rank_correlation(values, reference)
+        lines.append(f"| {way.name} | {len(films)} | {rank:.4f} | {off:.1e} | {interval} |")
         print(lines[-1], flush=True)
     return lines
 

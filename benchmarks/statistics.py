@@ -10,9 +10,9 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from nofinding.evaluate.area_interval import auroc_interval
-from nofinding.evaluate.delong import delong_test
-from nofinding.evaluate.tail import fit_tail
+from nofinding.evaluation.statistics.area_interval import auroc_interval
+from nofinding.evaluation.statistics.delong import delong_test
+from nofinding.evaluation.statistics.tail import fit_tail
 
 
 def rejections(icc: float, patients: int, trials: int, seed: int = 0) -> tuple[float, float]:
@@ -38,8 +38,8 @@ def coverage(films: int, area: float, trials: int, seed: int = 0) -> float:
     covered = 0
     for _ in range(trials):
         score = rng.normal(size=films) + lift * abnormal
-        found = auroc_interval(score[None], abnormal, np.arange(films))
-        covered += found.low <= area <= found.high
+        result = auroc_interval(score[None], abnormal, np.arange(films))
+        covered += result.low <= area <= result.high
     return covered / trials
 
 
@@ -47,8 +47,8 @@ def tails(films: int, share: float, trials: int, seed: int = 0) -> tuple[float, 
     """How often the tail's interval covers the true share beyond, and the median estimate."""
     rng = np.random.default_rng(seed)
     law = stats.gamma(3)
-    found = [fit_tail(law.rvs(films, random_state=rng)) for _ in range(trials)]
-    said = [tail(float(law.isf(share))) for tail in found if tail is not None]
+    collected = [fit_tail(law.rvs(films, random_state=rng)) for _ in range(trials)]
+    said = [tail(float(law.isf(share))) for tail in collected if tail is not None]
     covered = [e.low <= share <= e.high for e in said]
     return float(np.mean(covered)), float(np.median([e.p for e in said]))
 

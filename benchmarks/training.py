@@ -21,10 +21,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
+from nofinding.datasets.phantom import PHANTOM
 from nofinding.functional.noise import generators
-from nofinding.methods.diff3m import Diff3M
-from nofinding.sources.phantom import PHANTOM
-from nofinding.training import Job, train
+from nofinding.methods.diff3m.detector import Diff3M
+from nofinding.training import TrainingRun, train
 
 SEED = 0
 
@@ -55,7 +55,7 @@ def ours(detector: Diff3M, films: Films, batch: int, steps: int, *, fine: bool) 
         return detector.loss(net, some, rows, regenerate=fine)  # type: ignore[arg-type]
 
     config = replace(detector.config.train, steps=steps, batch_size=batch, sample_every=0)
-    job = Job(progress=False, accelerator="cpu")
+    job = TrainingRun(progress=False, accelerator="cpu")
     return train(detector.net, loss, films, config, seed=SEED, job=job).seconds  # type: ignore[arg-type]
 
 
@@ -72,10 +72,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    records = list(PHANTOM.read(f"train=64,val=0,test=1,abnormal=1,size={options.size}", FIELDS))
-    records = [record for record in records if record.split == "train"]
-    stats = EhrStats.of(records, list(FIELDS.values()))
-    films = Films(records, stats, options.size)
+    exams = list(PHANTOM.read(f"train=64,val=0,test=1,abnormal=1,size={options.size}", FIELDS))
+    exams = [exam for exam in exams if exam.split == "train"]
+    stats = EhrStats.of(exams, list(FIELDS.values()))
+    films = Films(exams, stats, options.size)
     films.batch(range(len(films)))
     print("| stage | plain, films/s | ours, films/s | times |\n|---|---|---|---|")
     for stage, fine in (("1, NP and IECA", False), ("2, all branches", True)):

@@ -2,12 +2,12 @@
 
 lesions: puts lesions into normal val films, scores them and their unchanged twins, and prints
 AUROC, localisation and FROC by kind, size and contrast. A scorer is a shipped or own model, or any
-function of films (`nofinding.evaluate.known_answers.Scorer`).
+function of films (`nofinding.evaluation.known_answers.Scorer`).
 
 sites: fits on the normal films of all sites but one and judges on that one: false positives of its
 normal val films before and after adapting, and lesions put into them. Its abnormal val films stay
 closed; --open-val opens them, for one last look. --model judges a fitted model as it is instead, at
-sites that it may know. --fit and --adapt are functions as in `nofinding.evaluate.left_out`.
+sites that it may know. --fit and --adapt are functions as in `nofinding.evaluation.left_out`.
 
 usage: python benchmarks/transfer.py lesions --model adult|paediatric|FOLDER [--data FOLDER]
            [--scorer module:function] [--kinds nodule,mass] [--films 150] [--seed 0] [--out FILE.md]
@@ -31,8 +31,11 @@ import torch
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.data.split import hold_out, normals
-from nofinding.evaluate.known_answers import Scorer, judge, table
-from nofinding.evaluate.left_out import (
+from nofinding.datasets.cohort import Cohort
+from nofinding.datasets.insertion.insert import KINDS
+from nofinding.datasets.insertion.trial import Trial, build_trial
+from nofinding.evaluation.known_answers import Scorer, judge, table
+from nofinding.evaluation.left_out import (
     Fit,
     Fitted,
     Opened,
@@ -43,16 +46,13 @@ from nofinding.evaluate.left_out import (
     scores_of,
     site_table,
 )
-from nofinding.evaluate.lesion_figures import plot_froc
-from nofinding.evaluate.matching import covariates, matched_pairs
+from nofinding.evaluation.report.lesions import plot_froc
+from nofinding.evaluation.statistics.matching import covariates, matched_pairs
 from nofinding.methods import METHODS
-from nofinding.run.cohort import Cohort
-from nofinding.run.fitting import use_threads
-from nofinding.run.model import Model, load_model
-from nofinding.run.shipped import model_folder
-from nofinding.sources.insertion.insert import KINDS
-from nofinding.sources.insertion.trial import Trial, build_trial
-from nofinding.types import Record
+from nofinding.model.bundle import Model, load_model
+from nofinding.model.pretrained import model_folder
+from nofinding.types import Exam
+from nofinding.workflows.fit import use_threads
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CACHE = Path.home() / ".cache" / "nofinding" / "inserted"
@@ -67,18 +67,18 @@ GROUPS = {
 """What is left out together, and its parts: name, folder, how an image_id ends."""
 
 
-def every(data: Path, folder: str) -> Sequence[Record]:
+def every(data: Path, folder: str) -> Sequence[Exam]:
     """All films of a folder of ../shared/data. Decodes none."""
-    return Cohort([f"table:{data / folder / 'films.csv'}"], dict(FIELDS), look=False).records
+    return Cohort([f"table:{data / folder / 'films.csv'}"], dict(FIELDS), look=False).exams
 
 
-def spread(records: Sequence[Record], count: int) -> list[Record]:
+def spread(exams: Sequence[Exam], count: int) -> list[Exam]:
     """So many of them, at even distances in the order of their ids."""
-    ordered = sorted(records, key=lambda r: r.image_id)
+    ordered = sorted(exams, key=lambda r: r.image_id)
     return [ordered[i * len(ordered) // count] for i in range(count)]
 
 
-def trial_films(data: Path, who: str, count: int) -> list[Record]:
+def trial_films(data: Path, who: str, count: int) -> list[Exam]:
     """The normal val films that lesions are put into: of several sites, evenly spread in each.
 
     NIH films of 64 pixels are left out: what is 4 to 12 mm wide cannot be seen on them.
@@ -86,8 +86,8 @@ def trial_films(data: Path, who: str, count: int) -> list[Record]:
     shares = {"kermany": 1.0} if who == "paediatric" else ADULT
     films = []
     for site, share in shares.items():
-        records = [r for r in normals(every(data, site), "val") if not r.image_id.endswith("@64")]
-        films += spread(records, min(len(records), round(share * count)))
+        exams = [r for r in normals(every(data, site), "val") if not r.image_id.endswith("@64")]
+        films += spread(exams, min(len(exams), round(share * count)))
     return films
 
 
@@ -108,12 +108,12 @@ def lesion_trial(
 def scorer_of(model: Model) -> Scorer:
     """A fitted model as a scorer."""
 
-    def scored(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray | None]:
+    def scored(exams: Sequence[Exam]) -> tuple[np.ndarray, np.ndarray | None]:
         detector = model.detector
-        films = Films(records, detector.stats, detector.image_size, model.meta["aspect"])
+        films = Films(exams, detector.stats, detector.image_size, model.meta["aspect"])
         with torch.inference_mode():
             scores = detector.score(films.batch(range(len(films))))
-        maps = None if scores.map is None else scores.map[:, 0].float().numpy()
+        maps = None if scores.anomaly_map is None else scores.anomaly_map[:, 0].float().numpy()
         return scores.score.double().numpy(), maps
 
     return scored
@@ -156,8 +156,8 @@ def sites_of(options: argparse.Namespace) -> list[Site]:
     parts_of_all = []
     for group, parts in GROUPS.items():
         for name, folder, size in parts:
-            records = [r for r in every(options.data, folder) if r.image_id.endswith(size)]
-            val = [r for r in records if r.split == "val" and r.findings is not None]
+            exams = [r for r in every(options.data, folder) if r.image_id.endswith(size)]
+            val = [r for r in exams if r.split == "val" and r.findings is not None]
             normal = [r for r in val if not r.findings]
             trial = None
             if options.lesions and name != "rsna_lungs":
@@ -171,7 +171,7 @@ def sites_of(options: argparse.Namespace) -> list[Site]:
                 Site(
                     name=name,
                     group=group,
-                    train=[r for r in records if r.split == "train" and r.findings == frozenset()],
+                    train=[r for r in exams if r.split == "train" and r.findings == frozenset()],
                     normal=normal,
                     trial=trial,
                     opened=opened(val) if options.open_val and len(val) > len(normal) else None,
@@ -180,7 +180,7 @@ def sites_of(options: argparse.Namespace) -> list[Site]:
     return parts_of_all
 
 
-def opened(val: Sequence[Record]) -> Opened:
+def opened(val: Sequence[Exam]) -> Opened:
     """The labelled val films, and the pairs among them that look alike."""
     films = Films(val, EhrStats.of(val, []), 224)
     abnormal = np.array([bool(r.findings) for r in val])
@@ -190,8 +190,8 @@ def opened(val: Sequence[Record]) -> Opened:
 def fitting(options: argparse.Namespace) -> Fit:
     """Fits a method on at most --most films of each site, and calibrates on held-out patients."""
 
-    def fit(group: str, records: Sequence[Record]) -> Fitted:
-        training, calibration = hold_out(few(records, options.most), 0.2, options.seed)
+    def fit(group: str, exams: Sequence[Exam]) -> Fitted:
+        training, calibration = hold_out(few(exams, options.most), 0.2, options.seed)
         fields = [f for name, f in FIELDS.items() if any(name in r.ehr for r in training)]
         detector = METHODS[options.method](
             METHODS[options.method].PRESETS[options.preset], EhrStats.of(training, fields)
@@ -204,13 +204,13 @@ def fitting(options: argparse.Namespace) -> Fit:
     return fit
 
 
-def few(records: Sequence[Record], most: int) -> list[Record]:
+def few(exams: Sequence[Exam], most: int) -> list[Exam]:
     """At most so many films of each site (first letter of the id, and size), evenly spread."""
-    by_site: dict[str, list[Record]] = {}
-    for record in records:
-        by_site.setdefault(record.image_id[0] + record.image_id[-3:] * ("@" in record.image_id), [])
-        key = record.image_id[0] + record.image_id[-3:] * ("@" in record.image_id)
-        by_site[key].append(record)
+    by_site: dict[str, list[Exam]] = {}
+    for exam in exams:
+        by_site.setdefault(exam.image_id[0] + exam.image_id[-3:] * ("@" in exam.image_id), [])
+        key = exam.image_id[0] + exam.image_id[-3:] * ("@" in exam.image_id)
+        by_site[key].append(exam)
     return [r for part in by_site.values() for r in spread(part, min(most, len(part)))]
 
 
@@ -245,7 +245,7 @@ def sites(options: argparse.Namespace) -> str:
     )
 
 
-def mixed(site: Site, options: argparse.Namespace) -> list[Record]:
+def mixed(site: Site, options: argparse.Namespace) -> list[Exam]:
     """Unlabelled training films of a site: some of them with a lesion put into them."""
     normal = spread(list(site.train), min(options.local, len(site.train)))
     if not options.sick or site.name == "rsna_lungs":

@@ -27,13 +27,13 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.data.image import fit_cube_mask
 from nofinding.data.split import normals
-from nofinding.evaluate.intervals import Estimate, bootstrap, measure, patient_index
+from nofinding.datasets.cohort import Cohort
+from nofinding.evaluation.statistics.intervals import Estimate, bootstrap, measure, patient_index
 from nofinding.methods import METHODS
-from nofinding.methods.protocol import dimensions_of
-from nofinding.run.cohort import Cohort
-from nofinding.run.fitting import use_threads
-from nofinding.training import Job
-from nofinding.types import Record, Scores
+from nofinding.methods.base.protocol import dimensions_of
+from nofinding.training import TrainingRun
+from nofinding.types import Exam, Scores
+from nofinding.workflows.fit import use_threads
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -91,10 +91,10 @@ def write(folder: Path, train: int, val: int, seed: int) -> None:
     rows = []
     for i in range(train + 2 * val):
         lesion = i >= train + val
-        made = phantom(1000 * seed + i, lesion=lesion)
+        volume = phantom(1000 * seed + i, lesion=lesion)
         name = f"patient-{i:03d}"
         nibabel.save(
-            nibabel.Nifti1Image(made.values.astype(np.int16), np.diag([8.0, 8.0, 8.0, 1.0])),
+            nibabel.Nifti1Image(volume.values.astype(np.int16), np.diag([8.0, 8.0, 8.0, 1.0])),
             folder / f"{name}.nii.gz",
         )
         row = {"image_id": name, "path": f"{name}.nii.gz", "patient_id": name}
@@ -102,7 +102,7 @@ def write(folder: Path, train: int, val: int, seed: int) -> None:
         if lesion:
             row |= {"findings": "simulated nodule", "mask": f"{name}-mask.nii.gz"}
             nibabel.save(
-                nibabel.Nifti1Image(made.lesion.astype(np.uint8), np.diag([8.0, 8.0, 8.0, 1.0])),
+                nibabel.Nifti1Image(volume.lesion.astype(np.uint8), np.diag([8.0, 8.0, 8.0, 1.0])),
                 folder / row["mask"],
             )
         rows.append(row)
@@ -113,7 +113,7 @@ def write(folder: Path, train: int, val: int, seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
+class FittedMethod:
     """What a method made of the val split."""
 
     name: str
@@ -125,16 +125,16 @@ class Found:
     chance: float  # share of the voxels that count as in the lesion
 
 
-def run(name: str, records: list[Record], shared: Path) -> tuple[Found, Films]:
+def run(name: str, exams: list[Exam], shared: Path) -> tuple[FittedMethod, Films]:
     """Fits the method to the training normals, and scores the val split."""
     method = METHODS[name]
     detector = method(method.PRESETS["small-3d"], EhrStats.of([], []))
     size, dimensions = detector.image_size, dimensions_of(detector)
-    train = Films(normals(records, "train"), detector.stats, size, dimensions=dimensions)
-    val = [r for r in records if r.split == "val"]
+    train = Films(normals(exams, "train"), detector.stats, size, dimensions=dimensions)
+    val = [r for r in exams if r.split == "val"]
     films = Films(val, detector.stats, size, dimensions=dimensions)
     begin = time.process_time()
-    detector.fit(train, seed=0, job=Job(progress=False, accelerator="cpu", shared=shared))
+    detector.fit(train, seed=0, job=TrainingRun(progress=False, accelerator="cpu", shared=shared))
     fitted = time.process_time() - begin
     begin = time.process_time()
     parts = [
@@ -144,18 +144,18 @@ def run(name: str, records: list[Record], shared: Path) -> tuple[Found, Films]:
     spent = (time.process_time() - begin) / len(films)
     joined = Scores(
         score=torch.cat([p.score for p in parts]),
-        map=torch.cat([p.map for p in parts if p.map is not None]),
-        normal=torch.cat([p.normal for p in parts if p.normal is not None]),
+        anomaly_map=torch.cat([p.anomaly_map for p in parts if p.anomaly_map is not None]),
+        reconstruction=torch.cat([p.reconstruction for p in parts if p.reconstruction is not None]),
     )
     abnormal = np.array([bool(r.findings) for r in val])
     patient = patient_index([r.patient_id for r in val])
     auroc = measure(joined.score.double().numpy(), abnormal, patient)["auroc"]
-    assert joined.map is not None
+    assert joined.anomaly_map is not None
     hits, room = [], []
-    for i, record in enumerate(val):
-        if record.lesion is not None:
-            near = ndimage.binary_dilation(fit_cube_mask(record.lesion(), size), iterations=NEAR)
-            hits.append(near.flat[int(joined.map[i, 0].argmax())])
+    for i, exam in enumerate(val):
+        if exam.lesion is not None:
+            near = ndimage.binary_dilation(fit_cube_mask(exam.lesion(), size), iterations=NEAR)
+            hits.append(near.flat[int(joined.anomaly_map[i, 0].argmax())])
             room.append(near.mean())
     share = np.array(hits, dtype=float)
 
@@ -163,21 +163,21 @@ def run(name: str, records: list[Record], shared: Path) -> tuple[Found, Films]:
         return (weight @ share / weight.sum(1))[:, None]
 
     pointed = bootstrap(mean, np.arange(len(share)))[0]
-    return Found(name, joined, auroc, pointed, fitted, spent, float(np.mean(room))), films
+    return FittedMethod(name, joined, auroc, pointed, fitted, spent, float(np.mean(room))), films
 
 
-def draw(found: list[Found], films: Films, records: list[Record], out: Path) -> None:
+def draw(fitted: list[FittedMethod], films: Films, exams: list[Exam], out: Path) -> None:
     """Three lesions, a normal volume: the slice, what came back, and each map over it."""
-    val = [r for r in records if r.split == "val"]
-    chosen = [*[i for i, r in enumerate(val) if r.findings][:3], 0]
-    columns = 1 + 2 * len(found)
-    figure, axes = plt.subplots(len(chosen), columns, figsize=(2.1 * columns, 2.25 * len(chosen)))
+    val = [r for r in exams if r.split == "val"]
+    shown = [*[i for i, r in enumerate(val) if r.findings][:3], 0]
+    columns = 1 + 2 * len(fitted)
+    figure, axes = plt.subplots(len(shown), columns, figsize=(2.1 * columns, 2.25 * len(shown)))
     tops = [
-        np.percentile(f.scores.map[len(val) // 2 :].numpy(), 99.9)
-        for f in found
-        if f.scores.map is not None
+        np.percentile(f.scores.anomaly_map[len(val) // 2 :].numpy(), 99.9)
+        for f in fitted
+        if f.scores.anomaly_map is not None
     ]
-    for number, (row, i) in enumerate(zip(axes, chosen, strict=True)):
+    for number, (row, i) in enumerate(zip(axes, shown, strict=True)):
         lesion = val[i].lesion
         drawn = fit_cube_mask(lesion(), films.size) if lesion is not None else None
         at = int(np.argwhere(drawn)[:, 0].mean()) if drawn is not None else films.size // 2
@@ -185,12 +185,17 @@ def draw(found: list[Found], films: Films, records: list[Record], out: Path) -> 
         pictures: list[tuple[np.ndarray, np.ndarray | None, float, str]] = [
             (grey, None, 1.0, "volume")
         ]
-        for f, top in zip(found, tops, strict=True):
-            assert f.scores.map is not None and f.scores.normal is not None
+        for f, top in zip(fitted, tops, strict=True):
+            assert f.scores.anomaly_map is not None and f.scores.reconstruction is not None
             pictures.append(
-                ((f.scores.normal[i, 0, at].numpy() + 1) / 2, None, 1.0, f"{f.name}: normal")
+                (
+                    (f.scores.reconstruction[i, 0, at].numpy() + 1) / 2,
+                    None,
+                    1.0,
+                    f"{f.name}: normal",
+                )
             )
-            pictures.append((grey, f.scores.map[i, 0, at].numpy(), top, f"{f.name}: map"))
+            pictures.append((grey, f.scores.anomaly_map[i, 0, at].numpy(), top, f"{f.name}: map"))
         for axis, (under, heat, top, title) in zip(row, pictures, strict=True):
             axis.imshow(under, cmap="gray", vmin=0, vmax=1)
             if heat is not None:
@@ -219,16 +224,16 @@ def main() -> None:
     options = parser.parse_args()
     use_threads(options.threads)
     write(options.folder, options.train, options.val, options.seed)
-    records = Cohort([f"nifti:{options.folder}"], dict(FIELDS)).records
+    exams = Cohort([f"nifti:{options.folder}"], dict(FIELDS)).exams
     shared = options.folder / "networks"
     shared.mkdir(exist_ok=True)
-    results = [run(name, records, shared) for name in options.methods]
-    found = [f for f, _ in results]
+    results = [run(name, exams, shared) for name in options.methods]
+    fitted = [f for f, _ in results]
     lines = [
         f"| {f.name} | {f.auroc.value:.3f} ({f.auroc.low:.3f} to {f.auroc.high:.3f}) | "
         f"{f.pointed.value:.2f} ({f.pointed.low:.2f} to {f.pointed.high:.2f}) | {f.chance:.3f} | "
         f"{f.fit_seconds:.0f} | {f.score_seconds:.2f} |"
-        for f in found
+        for f in fitted
     ]
     text = (
         "# Simulated volumes\n\n"
@@ -249,7 +254,7 @@ def main() -> None:
         options.out.with_suffix(".md").write_text(
             text + "\n![Slices of simulated volumes, what came back, and maps](volumes.png)\n"
         )
-        draw(found, results[0][1], records, options.out.with_suffix(".png"))
+        draw(fitted, results[0][1], exams, options.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from typing import Any
 
 from nofinding.cli import COMMANDS, parser_of
 from nofinding.data.ehr import FIELDS
+from nofinding.datasets import SOURCES
 from nofinding.methods import METHODS
-from nofinding.sources import SOURCES
 
 HEADER = """\
 # Commands
@@ -149,8 +149,10 @@ def _presets(presets: Mapping[str, Any]) -> str:
         base = size if dash and size in flat else ""
         other = flat[base or "small"]
         changed = ", ".join(f"{k} {_value(v)}" for k, v in config.items() if v != other[k])
-        told = f"as `{base}`, but {changed}" if base else changed or "nothing: the defaults above"
-        rows.append((f"`{name}`", told))
+        changes = (
+            f"as `{base}`, but {changed}" if base else changed or "nothing: the defaults above"
+        )
+        rows.append((f"`{name}`", changes))
     return _table(("preset", "differs in"), rows)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.methods import METHODS
-from nofinding.methods.protocol import Ruled
+from nofinding.methods.base.protocol import HasRules
 
 HEADER = """\
 # Methods
@@ -44,15 +44,17 @@ def _contents() -> str:
 def _method(name: str, cls: Any) -> str:
     stats = EhrStats.of([], list(FIELDS.values()))
     small = cls(cls.PRESETS["small"], stats)
-    told = {
+    lines_of = {
         "unlabelled": "films that nobody has labelled",
         "diseased": "films known to show disease",
     }
     facts = [
         f"Films of {small.image_size} pixels in preset `small`; {small.network_calls} network "
         f"call{'' if small.network_calls == 1 else 's'} a film",
-        f"learns from {told[cls.OTHERS]}, too" if hasattr(cls, "OTHERS") else "",
-        f"rules {', '.join(f'`{rule}`' for rule in cls.RULES)}" if isinstance(small, Ruled) else "",
+        f"learns from {lines_of[cls.OTHERS]}, too" if hasattr(cls, "OTHERS") else "",
+        f"rules {', '.join(f'`{rule}`' for rule in cls.RULES)}"
+        if isinstance(small, HasRules)
+        else "",
         "presets " + ", ".join(f"`{preset}`" for preset in cls.PRESETS),
     ]
     notes = cls.notes

@@ -27,7 +27,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 
-from nofinding.sources.examples import Copy
+from nofinding.datasets.examples import Copy
 
 WIDE, HIGH = 1280, 720
 COLOURS = 160
@@ -141,9 +141,9 @@ class Browser:
 
     def wait(self, selector: str) -> Any:
         for _ in range(300):
-            if found := self.driver.find_elements("css selector", selector):
+            if elements := self.driver.find_elements("css selector", selector):
                 time.sleep(0.3)
-                return found[0]
+                return elements[0]
             time.sleep(0.1)
         raise SystemExit(f"the viewer never showed {selector}")
 

@@ -12,9 +12,9 @@ import matplotlib as mpl
 import torch
 from matplotlib import pyplot as plt
 
+from nofinding.datasets.phantom.film import PhantomFilm
 from nofinding.functional.noise import generators
-from nofinding.functional.suite import SUITE
-from nofinding.sources.phantom.film import PhantomFilm
+from nofinding.functional.synthetic.suite import SUITE
 
 SIZE, SEED = 256, 6
 OUTLINE = "#40e0d0"

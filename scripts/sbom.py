@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nofinding.checkpoint import write_atomic
+from nofinding.storage.checkpoint import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "src" / "nofinding" / "weights"
@@ -31,8 +31,8 @@ def installed(python: str) -> dict[str, Any]:
         "--pyproject",
         str(ROOT / "pyproject.toml"),
     ]
-    made = subprocess.run([*command, *options, python], capture_output=True, check=True)
-    return dict(json.loads(made.stdout))
+    process = subprocess.run([*command, *options, python], capture_output=True, check=True)
+    return dict(json.loads(process.stdout))
 
 
 def finished(bom: dict[str, Any]) -> dict[str, Any]:
@@ -49,15 +49,15 @@ def finished(bom: dict[str, Any]) -> dict[str, Any]:
 
 def weights() -> list[dict[str, Any]]:
     """Every file of weights, by name and SHA-256."""
-    found = []
+    components = []
     for path in sorted(WEIGHTS.rglob("*.safetensors")):
         name = path.relative_to(WEIGHTS).with_suffix("").as_posix()
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        found.append({
+        components.append({
             "type": "machine-learning-model", "bom-ref": f"weights/{name}",
             "name": f"{OWN} weights {name}", "hashes": [{"alg": "SHA-256", "content": digest}],
         })  # fmt: skip
-    return found
+    return components
 
 
 def check(text: str) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from nofinding.checkpoint import write_atomic
 from nofinding.methods import METHODS
-from nofinding.run.evaluating import EvaluateOptions, evaluate
-from nofinding.run.fitting import FitOptions, fit
-from nofinding.run.progress import say
-from nofinding.run.scoring import ScoreOptions, score
-from nofinding.run.shipped import calibration_of
+from nofinding.model.pretrained import calibration_of
+from nofinding.progress import say
+from nofinding.storage.checkpoint import write_atomic
+from nofinding.workflows.evaluate import EvaluateOptions, evaluate
+from nofinding.workflows.fit import FitOptions, fit
+from nofinding.workflows.score import ScoreOptions, score
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "src" / "nofinding" / "weights"
 TAUGHT_ON = ("kermany", "rsna_normal", "nih", "rsna_lungs")
@@ -112,8 +112,8 @@ def text(name: str, folder: Path, out: Path) -> str:
     meta = json.loads((folder / "model.json").read_text())
     gate = json.loads((folder / "gate.json").read_text())
     run = json.loads((out / f"{name}-scores" / "run.json").read_text())
-    found = json.loads((out / f"{name}-report" / "metrics.json").read_text())
-    counts, judged = meta["counts"], found["films"]
+    metrics = json.loads((out / f"{name}-report" / "metrics.json").read_text())
+    counts, judged = meta["counts"], metrics["films"]
     sources = "\n".join(f"- `{source}`: {TERMS[source]}" for source in MODELS[name])
     backbone = hashlib.sha256((WEIGHTS / "chest.safetensors").read_bytes()).hexdigest()
     who = {
@@ -121,7 +121,7 @@ def text(name: str, folder: Path, out: Path) -> str:
         "paediatric": "Children of 1 to 5 years; frontal films, AP, of one hospital.",
     }[name]
     record = ", ".join(run["fields"]) or "none"
-    hits = found["calibration"]["abnormal"]["0.05"]
+    hits = metrics["calibration"]["abnormal"]["0.05"]
     limits = {
         "adult": "The nih films differ in scanner and brightness between normal and abnormal, and "
         'their labels are text-mined: about a third of the "No Finding" films that radiologists '
@@ -152,15 +152,15 @@ The backbone was taught on normal films of split train of kermany, rsna_normal, 
 ## What it does on films it was not fitted on
 
 `{JUDGED_ON[name]}`, split val: {judged["normal"]} normal, {judged["abnormal"]} abnormal (prevalence {judged["prevalence"]:.2f}), {judged["patients"]} patients. These
-films were looked at while the model was chosen, so that the figures flatter it; the normal ones also calibrate the p-value. 95 % intervals: patient bootstrap, {found["bootstrap"]["draws"]} draws.
+films were looked at while the model was chosen, so that the figures flatter it; the normal ones also calibrate the p-value. 95 % intervals: patient bootstrap, {metrics["bootstrap"]["draws"]} draws.
 
-{_table(found)}
+{_table(metrics)}
 
 Called at p <= 0.05 ({run["calibration"]} calibration): {_share(hits)} of the abnormal films. No false-positive rate is given: these normal films
 calibrate the p-value, so that how many are called is fixed by their number. The input gate objects
 to {sum(run["gate"]["objected"].values())} of the {run["n"]} films.
 
-{_groups(found)}
+{_groups(metrics)}
 
 ## Use
 
@@ -180,21 +180,21 @@ def _share(s: dict[str, Any]) -> str:
     return f"{100 * s['value']:.1f} % ({100 * s['low']:.1f} to {100 * s['high']:.1f})"
 
 
-def _table(found: dict[str, Any]) -> str:
+def _table(metrics: dict[str, Any]) -> str:
     rows = [
         f"| {row['name']} | {_estimate(row['metrics']['auroc'])} | {_estimate(row['metrics']['ap'])} |"
-        for row in found["rows"]
+        for row in metrics["rows"]
         if row["metrics"]
     ]
     return "| | AUROC | AP |\n|---|---|---|\n" + "\n".join(rows)
 
 
-def _groups(found: dict[str, Any]) -> str:
-    if not found["groups"]:
+def _groups(metrics: dict[str, Any]) -> str:
+    if not metrics["groups"]:
         return "Subgroups: none, for sex, age and view of these films are not known."
     rows = [
         f"| {g['kind']} {g['name']} | {g['n_normal']} / {g['n_abnormal']} | {_estimate(g['auroc'])} |"
-        for g in found["groups"]
+        for g in metrics["groups"]
     ]
     head = "| subgroup | normal / abnormal | AUROC |\n|---|---|---|\n"
     return head + "\n".join(rows)

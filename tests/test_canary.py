@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from canary import CARRIED, Canaries, found, plant
 from nofinding.cli import main
-from nofinding.run.shipped import model_folder
-from nofinding.sources.cohort import PLACES
+from nofinding.datasets.build.cohort_folder import PLACES
+from nofinding.model.pretrained import model_folder
+from support.canary import CARRIED, Canaries, leaks, plant
 
 PHANTOM = "phantom:train=12,val=8,test=0,abnormal=0,size=64"
 KEY = b"a secret of thirty-two bytes ...."
@@ -64,7 +64,7 @@ def run(
         typed = "\n".join(words)
         for argument in arguments:  # a path that the user typed may come back in an error
             typed = typed.replace(str(argument), "")
-        assert found(canaries, typed) == []
+        assert leaks(canaries, typed) == []
         return code, said.err
 
     yield command
@@ -78,14 +78,14 @@ def test_a_canary_is_found_where_it_sits(canaries: Canaries, tmp_path: Path) -> 
     (tmp_path / f"{values['study']}.png").write_bytes(b"")
     (tmp_path / "c").write_bytes(values["address"].encode("utf-16-le"))
     (tmp_path / "d").write_text("born 1951-11-27")
-    assert found(canaries, tmp_path) == [
+    assert leaks(canaries, tmp_path) == [
         f"study in the name {values['study']}.png", "MRN in a.csv", "comment in b.gz",
         "address in c", "birth date in d",
     ]  # fmt: skip
     shutil.copy(canaries.film, tmp_path / "film")
-    planted = {line.split(" in ")[0] for line in found(canaries, tmp_path) if "in film" in line}
+    planted = {line.split(" in ")[0] for line in leaks(canaries, tmp_path) if "in film" in line}
     assert planted == values.keys() - {"note"}
-    record = {line.split(" in ")[0] for line in found(canaries, canaries.record)}
+    record = {line.split(" in ")[0] for line in leaks(canaries, canaries.record)}
     assert {"note", "birth date", "MRN", "name", "phone", "address"} <= record
 
 
@@ -93,10 +93,10 @@ def test_score_and_export(canaries: Canaries, model: Path, run: Run, tmp_path: P
     out, scores = tmp_path / "out", tmp_path / "out" / "scores"
     command = ["score", canaries.film, "--model", model, "--gate", "off", "--out", scores]
     assert run(*command)[0] == 0
-    assert found(canaries, out) == []
+    assert leaks(canaries, out) == []
     command = ["export", canaries.film, "--scores", scores, "--out", out / "dicom"]
     assert run(*command, "--segmentation")[0] == 0
-    there = found(canaries, out)
+    there = leaks(canaries, out)
     assert there and all(line.endswith(".dcm") and "the name" not in line for line in there)
     assert {line.split(" in ")[0] for line in there} <= CARRIED
     assert {"name", "MRN", "study"} <= {line.split(" in ")[0] for line in there}
@@ -115,7 +115,7 @@ def test_score_of_films_that_are_not_scored(
     listing = ["--unreadable", "list", "--gate", "off"]
     assert run(*score, *listing, canaries.film, canaries.broken)[0] == 0
     assert (out / "scores" / "unreadable.csv").is_file()
-    assert found(canaries, out) == []
+    assert leaks(canaries, out) == []
 
 
 @pytest.mark.parametrize("dates", ["true", "false"])
@@ -127,7 +127,7 @@ def test_deidentify(canaries: Canaries, key: Path, run: Run, tmp_path: Path, dat
     assert not (out / "films").exists()
     assert run(*command, "--out", out / "films", "--unreadable", "list")[0] == 0
     assert len([*(out / "films").glob("*.dcm")]) == 2
-    assert found(canaries, out) == []
+    assert leaks(canaries, out) == []
 
 
 def test_cohort_and_its_scores(
@@ -141,4 +141,4 @@ def test_cohort_and_its_scores(
     options = ["--unreadable", "list", "--missing_fields", "mask"]
     assert run("score", *films, *options, "--out", out / "scores")[0] == 0
     (cohort / PLACES).unlink()  # where the films lie; it stays in the house (docs/cohorts.md)
-    assert found(canaries, out) == []
+    assert leaks(canaries, out) == []

@@ -9,16 +9,16 @@ import pytest
 from pydicom import dcmread
 
 from nofinding.cli import main
-from nofinding.data.decode import FilmFile, read_about, read_studies
+from nofinding.data.decoding.decode import FilmFile, read_about, read_studies
 from nofinding.data.ehr import FIELDS
+from nofinding.datasets import SOURCES
+from nofinding.datasets.hospital.film_headers import stated_unfit
+from nofinding.datasets.local.single_files import file_exams
 from nofinding.errors import UserError
-from nofinding.run.resident import Resident
-from nofinding.run.shipped import shipped_for
-from nofinding.service.intake import identity_of
-from nofinding.sources import SOURCES
-from nofinding.sources.files import file_records
-from nofinding.sources.headers import stated_unfit
-from serving import small_model
+from nofinding.model.pretrained import shipped_for
+from nofinding.scoring.predictor import Resident
+from nofinding.service.intake.offer import identity_of
+from support.serving import small_model
 
 CASES = Path(os.environ.get("NOFINDING_CASES", Path(__file__).parents[2] / "shared" / "cases"))
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not here")
@@ -73,8 +73,8 @@ def test_the_picture_is_that_of_the_reference(name: str, apart: float, flag: str
 def test_an_empty_table_leaves_the_window() -> None:
     file = case("voi-lut/empty-item")
     film, data = FilmFile(file).decode(), dcmread(file)
-    wanted = np.clip((data.pixel_array - 2047.5) / 4095 + 0.5, 0, 1)
-    np.testing.assert_allclose(film.pixels, wanted, atol=1e-6)
+    expected = np.clip((data.pixel_array - 2047.5) / 4095 + 0.5, 0, 1)
+    np.testing.assert_allclose(film.pixels, expected, atol=1e-6)
 
 
 def test_values_beyond_the_stored_bits_are_cut_alike_and_flagged() -> None:
@@ -94,7 +94,7 @@ def test_a_modality_in_other_words_is_read(name: str) -> None:
 @pytest.mark.parametrize(("name", "years"), AGES.items())
 def test_one_age_in_every_intake(name: str, years: float | None, tmp_path: Path) -> None:
     file = case(f"header/{name}")
-    (record,) = file_records([file], [], FIELDS)
+    (record,) = file_exams([file], [], FIELDS)
     assert record.ehr.get("age") == (years and pytest.approx(years, abs=0.05))
     child = years is not None and years < 10
     assert shipped_for([record]) == ("paediatric" if child else "adult")
@@ -138,7 +138,7 @@ def test_the_headers_own_word_refuses_in_score_serve_and_study(
         row["score"]
         and f"gate: it is no frontal chest film by its own header ({why})" in (row["flags"])
     )
-    (outcome,) = Resident(str(model))(file_records([file], [], FIELDS))  # of serve and listen
+    (outcome,) = Resident(str(model))(file_exams([file], [], FIELDS))  # of serve and listen
     assert outcome.result is None and why in outcome.refused
     (header,) = read_studies([file], 1)
     assert stated_unfit(header) == why
@@ -174,7 +174,7 @@ def test_an_unreadable_height_counts_as_absent_everywhere(model: Path, tmp_path:
     run = ["export", str(file), "--scores", str(tmp_path / "s"), "--out", str(tmp_path / "dicom")]
     assert main(run) == 0
     assert identity_of(file).uid and read_about(file)[1]
-    (record,) = file_records([file], [], FIELDS)
+    (record,) = file_exams([file], [], FIELDS)
     assert "height" not in record.ehr
     assert Resident(str(model))([record])[0].result is not None
 
@@ -189,7 +189,7 @@ def test_vindr_as_published_is_scored_and_served(model: Path, tmp_path: Path) ->
     run = ["score", str(file), "--model", str(model), "--out", str(tmp_path / "s")]
     assert main([*run, "--gate", "off"]) == 0
     assert identity_of(file).uid == ""  # it is known by its bytes
-    (record,) = file_records([file], [], FIELDS)
+    (record,) = file_exams([file], [], FIELDS)
     assert Resident(str(model))([record])[0].result is not None
     with pytest.raises(UserError, match="modality not stated"):
         del data.file_meta.MediaStorageSOPClassUID

@@ -7,8 +7,8 @@ import pytest
 
 from nofinding import __version__
 from nofinding.cli import COMMANDS, completed, main
+from nofinding.datasets import SOURCES
 from nofinding.methods import METHODS
-from nofinding.sources import SOURCES
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,23 +20,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import training_worker as worker
 from methods.test_contract import SCORED, STATS, learn, rows, spread
-from nofinding import checkpoint
 from nofinding.cli import main
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS
+from nofinding.datasets.phantom import PHANTOM
 from nofinding.methods import METHODS, Detector
-from nofinding.run.fitting import to_device
 from nofinding.runtime import Portable, Runtime
-from nofinding.sources.phantom import PHANTOM
-from nofinding.training import Job, TrainConfig, train
+from nofinding.storage import checkpoint
+from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores
-from tables import write_table
+from nofinding.workflows.fit import to_device
+from support import training_worker as worker
+from support.tables import write_table
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 
-GPU = Job(progress=False, accelerator="cuda")
+GPU = TrainingRun(progress=False, accelerator="cuda")
 OTHER_CHIP = 1e-2  # of the spread: sums are rounded in another order, and samplers pass that on
 OTHER_BATCH = 1e-3  # likewise: cuDNN takes another algorithm for another number of rows
 AGAIN = 1e-4  # the same call twice: sums by atomic additions come in any order
@@ -83,9 +83,9 @@ def fitted(request: pytest.FixtureRequest) -> Fitted:
     return Fitted(kind, detector, batch, detector.score(batch, seed=3))
 
 
-def off(found: Scores, wanted: Scores) -> float:
+def off(scores: Scores, expected: Scores) -> float:
     """The largest difference of two scores of one film, in units of the scores' spread."""
-    return float((found.score - wanted.score).abs().max()) / spread(wanted)
+    return float((scores.score - expected.score).abs().max()) / spread(expected)
 
 
 def test_scores_come_back_from_where_the_network_lies(fitted: Fitted) -> None:
@@ -93,18 +93,26 @@ def test_scores_come_back_from_where_the_network_lies(fitted: Fitted) -> None:
     if isinstance(net, nn.Module):
         assert {weight.device.type for weight in net.parameters()} == {"cuda"}
     scores = fitted.scores
-    for tensor in (scores.score, scores.map, scores.normal, *scores.parts.values()):
+    for tensor in (
+        scores.score,
+        scores.anomaly_map,
+        scores.reconstruction,
+        *scores.components.values(),
+    ):
         if tensor is not None:
             assert tensor.device.type == "cpu" and tensor.dtype == torch.float32
             assert tensor.isfinite().all()
 
 
 def test_the_cpu_scores_alike(fitted: Fitted, tmp_path: Path, record_property: Note) -> None:
-    wanted = fitted.again_on_the_cpu(tmp_path).score(fitted.batch, seed=3)
-    found = fitted.scores
-    record_property("difference", off(found, wanted))
-    assert off(found, wanted) <= OTHER_CHIP
-    pairs = [(found.map, wanted.map), (found.normal, wanted.normal)]
+    expected = fitted.again_on_the_cpu(tmp_path).score(fitted.batch, seed=3)
+    scores = fitted.scores
+    record_property("difference", off(scores, expected))
+    assert off(scores, expected) <= OTHER_CHIP
+    pairs = [
+        (scores.anomaly_map, expected.anomaly_map),
+        (scores.reconstruction, expected.reconstruction),
+    ]
     for here, there in pairs:
         assert (here is None) == (there is None)
         if here is not None and there is not None:
@@ -133,15 +141,15 @@ def test_bfloat16_is_near(fitted: Fitted, record_property: Note) -> None:
     if not isinstance(detector, Portable):
         pytest.skip("this method is always run in float32")
     detector.runtime = Runtime(precision="bfloat16")
-    found = detector.score(fitted.batch, seed=3)
+    scores = detector.score(fitted.batch, seed=3)
     detector.runtime = Runtime()
-    record_property("difference", off(found, fitted.scores))
-    assert found.score.dtype == torch.float32 and found.score.isfinite().all()
-    assert 0 < off(found, fitted.scores) < 0.5
+    record_property("difference", off(scores, fitted.scores))
+    assert scores.score.dtype == torch.float32 and scores.score.isfinite().all()
+    assert 0 < off(scores, fitted.scores) < 0.5
 
 
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double().cpu() - wanted).norm() / wanted.norm())
+def relative(prediction: Tensor, target: Tensor) -> float:
+    return float((prediction.double().cpu() - target).norm() / target.norm())
 
 
 def test_float32_is_not_tf32(record_property: Note) -> None:
@@ -149,16 +157,16 @@ def test_float32_is_not_tf32(record_property: Note) -> None:
     generator = torch.Generator().manual_seed(0)
     conv = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
     x = torch.randn(16, 64, 64, 64, generator=generator)
-    wanted = conv.double()(x.double())
+    expected = conv.double()(x.double())
     conv.float().cuda()
     torch.backends.cudnn.allow_tf32 = True
-    record_property("TF32", relative(conv(x.cuda()), wanted))
-    made = METHODS["thumbnail"](METHODS["thumbnail"].Config(), STATS)
-    made.net = conv  # type: ignore[attr-defined]
-    to_device(made, "cuda")
+    record_property("TF32", relative(conv(x.cuda()), expected))
+    detector = METHODS["thumbnail"](METHODS["thumbnail"].Config(), STATS)
+    detector.net = conv  # type: ignore[attr-defined]
+    to_device(detector, "cuda")
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
-    exact = relative(conv(x.cuda()), wanted)
+    exact = relative(conv(x.cuda()), expected)
     record_property("float32", exact)
     assert exact < 1e-6
 
@@ -168,29 +176,31 @@ def test_channels_last_is_the_same_network(record_property: Note) -> None:
     net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 8, 3)).cuda()
     torch.backends.cudnn.allow_tf32 = False
     x = torch.randn(4, 3, 32, 32, device="cuda")
-    wanted = net(x).detach().double().cpu()
+    target = net(x).detach().double().cpu()
     prepared = Runtime().prepare(net)
-    (found,) = prepared(x)
+    (result,) = prepared(x)
     assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
-    record_property("difference", relative(found, wanted))
-    assert relative(found, wanted) < 1e-6
+    record_property("difference", relative(result, target))
+    assert relative(result, target) < 1e-6
 
 
 class Watched:
     """A loss that notes how the network is run."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[bool, torch.dtype, str]] = []
+        self.calls: list[tuple[bool, torch.dtype, str]] = []
 
     def __call__(
         self, net: nn.Module, batch: Batch, chance: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
         low = torch.is_autocast_enabled("cuda")
-        self.seen.append((low, torch.get_autocast_dtype("cuda"), batch.image.device.type))
+        self.calls.append((low, torch.get_autocast_dtype("cuda"), batch.image.device.type))
         return worker.denoise(net, batch, chance)
 
 
-def trained(config: TrainConfig, job: Job = GPU) -> tuple[nn.Module, Watched, tuple[float, ...]]:
+def trained(
+    config: TrainConfig, job: TrainingRun = GPU
+) -> tuple[nn.Module, Watched, tuple[float, ...]]:
     net, watched = worker.TinyNet(), Watched()
     done = train(net, watched, worker.TinyFilms(), config, seed=1, job=job)  # type: ignore[arg-type]
     return net, watched, done.history
@@ -198,11 +208,11 @@ def trained(config: TrainConfig, job: Job = GPU) -> tuple[nn.Module, Watched, tu
 
 def test_training_takes_bfloat16_where_nothing_else_is_asked(record_property: Note) -> None:
     net, watched, low = trained(worker.config_of(precision="auto"))
-    assert set(watched.seen) == {(True, torch.bfloat16, "cuda")}
+    assert set(watched.calls) == {(True, torch.bfloat16, "cuda")}
     assert {weight.dtype for weight in net.parameters()} == {torch.float32}
     assert {weight.device.type for weight in net.parameters()} == {"cpu"}  # where it lay
     _, watched, full = trained(worker.config_of(precision="32"))
-    assert {(seen[0], seen[2]) for seen in watched.seen} == {(False, "cuda")}
+    assert {(calls[0], calls[2]) for calls in watched.calls} == {(False, "cuda")}
     apart = float(np.abs(np.array(low) / np.array(full) - 1).max())
     record_property("difference of the loss", apart)
     assert 0 < apart < 0.05
@@ -224,7 +234,7 @@ def test_a_gpu_learns_what_a_cpu_learns(record_property: Note) -> None:
 
 def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
     config = worker.config_of()
-    _, _, wanted = trained(config)
+    _, _, expected = trained(config)
     job = replace(GPU, folder=tmp_path)
     calls: list[int] = []
 
@@ -237,9 +247,9 @@ def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         films = worker.TinyFilms()
         train(worker.TinyNet(), stops, films, config, seed=1, job=job)  # type: ignore[arg-type]
-    _, watched, found = trained(config, replace(job, resume=True))
-    assert len(watched.seen) == config.steps - 5  # from the checkpoint of step 5
-    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    _, watched, changed = trained(config, replace(job, resume=True))
+    assert len(watched.calls) == config.steps - 5  # from the checkpoint of step 5
+    np.testing.assert_allclose(changed, expected, rtol=1e-4)
 
 
 def test_nccl_under_torchrun(tmp_path: Path) -> None:
@@ -256,34 +266,34 @@ def test_nccl_under_torchrun(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = checkpoint.load(tmp_path / "result")[1]
-    assert "nccl" in told["backend"]
+    metadata = checkpoint.load(tmp_path / "result")[1]
+    assert "nccl" in metadata["backend"]
     net = worker.TinyNet(dropout=0)
     config = worker.config_of(steps=12, log_every=3)
     alone = train(net, worker.denoise, worker.TinyFilms(), config, seed=1, job=GPU)  # type: ignore[arg-type]
-    np.testing.assert_allclose(told["history"], alone.history, rtol=1e-4)
+    np.testing.assert_allclose(metadata["history"], alone.history, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Phantom films as files, which a child process decodes beside the GPU's own threads."""
     folder = tmp_path_factory.mktemp("films")
-    told = []
-    for record in PHANTOM.read("train=24,val=10,test=12,abnormal=6,kinds=mass,size=128", FIELDS):
-        name = f"{record.image_id}.png"
-        Image.fromarray((record.pixels() * 255).astype(np.uint8)).save(folder / name)
-        told.append(
+    values = []
+    for exam in PHANTOM.read("train=24,val=10,test=12,abnormal=6,kinds=mass,size=128", FIELDS):
+        name = f"{exam.image_id}.png"
+        Image.fromarray((exam.pixels() * 255).astype(np.uint8)).save(folder / name)
+        values.append(
             {
-                "image_id": record.image_id,
+                "image_id": exam.image_id,
                 "path": name,
-                "patient_id": record.patient_id,
-                "sex": FIELDS["sex"].categories[int(record.ehr["sex"])],
-                "age": f"{record.ehr['age']:g}",
-                "findings": "|".join(sorted(record.findings or ())),
-                "split": record.split or "",
+                "patient_id": exam.patient_id,
+                "sex": FIELDS["sex"].categories[int(exam.ehr["sex"])],
+                "age": f"{exam.ehr['age']:g}",
+                "findings": "|".join(sorted(exam.findings or ())),
+                "split": exam.split or "",
             }
         )
-    return write_table(folder / "films.csv", told)
+    return write_table(folder / "films.csv", values)
 
 
 @pytest.fixture
@@ -319,7 +329,7 @@ def test_fit_score_and_evaluate(
     assert np.abs(gpu - cpu).max() <= OTHER_CHIP * np.ptp(cpu)
     assert 0 < np.abs(bf16 - gpu).max() < 0.5 * np.ptp(gpu)
     report = ["--scores", tmp_path / "gpu" / "scores.csv", "--films", films]
-    run("evaluate", *report, "--out", tmp_path / "report", "--trivial", "none")
+    run("evaluate", *report, "--out", tmp_path / "report", "--baselines", "none")
     assert (tmp_path / "report" / "report.html").stat().st_size > 1000
 
 
@@ -340,6 +350,6 @@ def test_bench_gives_each_cell_the_gpu(
         "false",
     ]
     run("bench", *grid, "--accelerator", "cuda", "--out", tmp_path / "bench", "--bootstrap", 20)
-    told = json.loads((tmp_path / "bench" / "results.json").read_text())
-    (cohort,) = told["cohorts"]
+    payload = json.loads((tmp_path / "bench" / "results.json").read_text())
+    (cohort,) = payload["cohorts"]
     assert {"rd4ad", "ddad"} <= {row["label"] for row in cohort["rows"]}, cohort["failures"]

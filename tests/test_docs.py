@@ -19,9 +19,9 @@ from PIL import Image
 from nofinding.cli import COMMANDS, completed, parser_of
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats, read_fields
+from nofinding.datasets import SOURCES
 from nofinding.methods import METHODS, Detector
-from nofinding.sources import SOURCES
-from nofinding.types import Batch, Pixels, Record
+from nofinding.types import Batch, Exam, Pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -44,8 +44,8 @@ def load(path: Path, name: str) -> ModuleType:
 
 def blocks(page: Path, language: str) -> list[str]:
     """What stands in the fenced blocks of one language."""
-    found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [body for said, body in found if said == language]
+    result = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [body for said, body in result if said == language]
 
 
 def command_lines() -> Iterator[tuple[str, str]]:
@@ -78,14 +78,16 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[ModuleType]:
 
 
 def test_commands_page_is_what_the_parsers_say(maker: ModuleType) -> None:
-    made = COMMANDS_PAGE.read_text(encoding="utf-8")
-    assert made == maker.text(), "stale: run .venv/bin/python docs/make_commands.py"
+    page = COMMANDS_PAGE.read_text(encoding="utf-8")
+    assert page == maker.text(), "stale: run .venv/bin/python docs/make_commands.py"
 
 
 def test_methods_page_is_what_the_methods_say() -> None:
     page = ROOT / "docs" / "methods.md"
-    made = load(ROOT / "docs" / "make_methods.py", "make_methods").text()
-    assert page.read_text(encoding="utf-8") == made, "stale: .venv/bin/python docs/make_methods.py"
+    output = load(ROOT / "docs" / "make_methods.py", "make_methods").text()
+    assert page.read_text(encoding="utf-8") == output, (
+        "stale: .venv/bin/python docs/make_methods.py"
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -126,9 +128,7 @@ def rows_of(page: Path) -> dict[str, str]:
 
 def test_readme_lists_every_method_with_what_it_is_told() -> None:
     rows = rows_of(ROOT / "README.md")
-    everything = Record(
-        image_id="a", patient_id="a", pixels=Noise(0), ehr=dict.fromkeys(FIELDS, 1.0)
-    )
+    everything = Exam(image_id="a", patient_id="a", pixels=Noise(0), ehr=dict.fromkeys(FIELDS, 1.0))
     stats = EhrStats.of([everything], list(FIELDS.values()))
     for name, cls in METHODS.items():
         assert name in rows, f"README.md has no row for the method {name}"
@@ -250,13 +250,13 @@ def test_the_table_of_the_tutorial_is_read(tmp_path: Path) -> None:
     (text,) = blocks(ROOT / "docs" / "tutorial.md", "csv")
     file = tmp_path / "films.csv"
     file.write_text(text, encoding="utf-8")
-    records = {r.image_id: r for r in SOURCES["table"].read(str(file), FIELDS)}
-    assert records["a-01"].ehr["height"] == pytest.approx(177.8)
-    assert records["a-03"].ehr["age"] == pytest.approx(8 / 12)
-    assert records["a-02"].findings == records["a-05"].findings == frozenset()
-    assert records["a-04"].findings == {"Effusion", "Cardiomegaly"}
-    assert records["a-04"].lesion is not None
-    assert not any(r.flags for r in records.values())
+    exams = {r.image_id: r for r in SOURCES["table"].read(str(file), FIELDS)}
+    assert exams["a-01"].ehr["height"] == pytest.approx(177.8)
+    assert exams["a-03"].ehr["age"] == pytest.approx(8 / 12)
+    assert exams["a-02"].findings == exams["a-05"].findings == frozenset()
+    assert exams["a-04"].findings == {"Effusion", "Cardiomegaly"}
+    assert exams["a-04"].lesion is not None
+    assert not any(r.flags for r in exams.values())
 
 
 class Noise:
@@ -273,9 +273,9 @@ class Noise:
         return np.clip(film, 0, 1).astype(np.float32)
 
 
-def noise_films(seeds: range) -> list[Record]:
+def noise_films(seeds: range) -> list[Exam]:
     return [
-        Record(
+        Exam(
             image_id=f"film-{seed}",
             patient_id=f"p-{seed}",
             pixels=Noise(seed),
@@ -298,9 +298,9 @@ def test_the_example_of_a_method_is_one(examples: list[ModuleType]) -> None:
     batch = Films(noise_films(range(95, 100)), stats, config.image_size).batch(range(5))
     scores = detector.score(batch, seed=1)
     assert scores.score.argmax() == 4  # the one with a square
-    assert scores.map is not None and scores.map.shape == batch.image.shape
-    assert scores.map.min() >= 0
-    assert scores.normal is not None and scores.normal.abs().max() <= 1
+    assert scores.anomaly_map is not None and scores.anomaly_map.shape == batch.image.shape
+    assert scores.anomaly_map.min() >= 0
+    assert scores.reconstruction is not None and scores.reconstruction.abs().max() <= 1
     for row in range(5):
         alone = Batch(*(x[row : row + 1] for x in (batch.image, batch.ehr, batch.known, batch.ids)))
         torch.testing.assert_close(detector.score(alone).score[0], scores.score[row])
@@ -315,11 +315,11 @@ def test_the_example_of_a_source_is_one(examples: list[ModuleType], tmp_path: Pa
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8), 99, np.uint8)).save(path)
-    records = list(source.read(str(tmp_path), FIELDS))
-    assert [(r.patient_id, r.split, r.findings) for r in records] == [
+    exams = list(source.read(str(tmp_path), FIELDS))
+    assert [(r.patient_id, r.split, r.findings) for r in exams] == [
         ("p1", "train", frozenset()),
         ("p3", "test", frozenset({"Pneumonia"})),
         ("p2", "test", frozenset()),
     ]
-    assert records[0].pixels().shape == (8, 8)
+    assert exams[0].pixels().shape == (8, 8)
     assert source.offers(str(tmp_path), FIELDS) == ()

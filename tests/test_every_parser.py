@@ -34,27 +34,27 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_film import film, in_bytes, plain
-from nofinding import checkpoint
 from nofinding.cli import main
-from nofinding.clinical.source import read_source, spacing_of
-from nofinding.data import decode
-from nofinding.data.decode import FilmFile, VolumeFile, read_header, read_identity
+from nofinding.clinical.dicom.source import read_source, spacing_of
+from nofinding.data.decoding import decode
+from nofinding.data.decoding.decode import FilmFile, VolumeFile, read_header, read_identity
+from nofinding.data.decoding.limits import FilmError
 from nofinding.data.ehr import FIELDS, EhrStats, parse, plausible, read_fields
-from nofinding.data.limits import FilmError
+from nofinding.datasets.build.cohort_folder import COHORT
+from nofinding.datasets.build.lesions import read_boxes
+from nofinding.datasets.build.splits import read_lists
+from nofinding.datasets.hospital.fhir.reading import read_folder
+from nofinding.datasets.local.single_files import file_exams
+from nofinding.datasets.local.table import TABLE
 from nofinding.errors import UserError
-from nofinding.evaluate.table import read_scores
+from nofinding.evaluation.table import read_scores
+from nofinding.model.bundle import load_model
 from nofinding.recipes.reading import read_recipe
-from nofinding.run.exporting import read_results
-from nofinding.run.journal import Journal, entries
-from nofinding.run.model import load_model
-from nofinding.service.audit import AuditLog, verify_audit
-from nofinding.sources.cohort import COHORT
-from nofinding.sources.fhir_reading import read_folder
-from nofinding.sources.files import file_records
-from nofinding.sources.lesions import read_boxes
-from nofinding.sources.lists import read_lists
-from nofinding.sources.table import TABLE
+from nofinding.service.store.audit_log import AuditLog, verify_audit
+from nofinding.storage import checkpoint
+from nofinding.storage.journal import Journal, entries
+from nofinding.workflows.export import read_results
+from support.dicom_film import film, in_bytes, plain
 
 KEY = b"sixteen bytes or more"
 SECRET = "Somebody^Secret"
@@ -119,15 +119,15 @@ def dicom_films() -> dict[str, bytes]:
         "SpecificCharacterSet": ["ISO 2022 IR 6", "ISO 2022 IR 149"],
         "NumberOfFrames": "1",
     }
-    made = {
+    films = {
         syntax: plain(film(**tags), syntax)
         for syntax in (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
     }
     for syntax in (RLELossless, JPEG2000Lossless, JPEGLSLossless):
         dataset = film(**tags)
         dataset.compress(syntax, generate_instance_uid=False)
-        made[syntax] = in_bytes(dataset)
-    return made
+        films[syntax] = in_bytes(dataset)
+    return films
 
 
 FILMS = dicom_films()
@@ -150,7 +150,7 @@ def all_of_a_film(file: Path) -> None:
     assert pixels is None or (pixels.ndim == 2 and 0 <= pixels.min() <= pixels.max() <= 1)
     header = refused(lambda: read_header(file))
     assert header is None or all(isinstance(value, str) for value in header.values())
-    refused(lambda: file_records([file], [], FIELDS))
+    refused(lambda: file_exams([file], [], FIELDS))
     with suppress(FilmError):
         study = decode._child.ask(file, "study")[0]["header"]
         pa.array([*study.values()], pa.string())
@@ -208,15 +208,15 @@ NUMBERLIKE = st.from_regex(r"\s*[+-]?\d{0,400}\.?\d{0,5}([eE][+-]?\d{1,4})?\s*[a
 def test_values_and_units(field: Any, text: str, unit: str | None) -> None:
     value = refused(lambda: parse(field, text, unit))
     if value is not None:
-        kept, flags = plausible({field.name: value}, FIELDS)
-        assert len(kept) + len(flags) == 1
+        remaining, flags = plausible({field.name: value}, FIELDS)
+        assert len(remaining) + len(flags) == 1
 
 
 @some(100)
 @given(st.lists(st.builds("{}={}".format, st.sampled_from([*FIELDS]), st.text()) | st.text()))
 def test_pairs(tmp_path: Path, pairs: list[str]) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
-    refused(lambda: file_records([tmp_path / "a.png"], pairs, FIELDS))
+    refused(lambda: file_exams([tmp_path / "a.png"], pairs, FIELDS))
 
 
 # --- YAML ---------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def test_fields(tmp_path: Path, content: dict[str, Any], data: st.DataObject) ->
 
 
 RECIPE = yaml.safe_load(
-    next((Path(checkpoint.__file__).parent / "recipes").rglob("*.yaml")).read_text()
+    next((Path(checkpoint.__file__).parents[1] / "recipes").rglob("*.yaml")).read_text()
 )
 RECIPE["published"] = RECIPE["published"][:1]
 
@@ -345,8 +345,8 @@ RUN = {
 @some(60)
 @given(st.sampled_from([*RUN, "all"]), ODD)
 def test_runs(tmp_path: Path, key: str, value: Any) -> None:
-    told = value if key == "all" else RUN | {key: value}
-    (tmp_path / "run.json").write_text(json.dumps(told, default=str))
+    message = value if key == "all" else RUN | {key: value}
+    (tmp_path / "run.json").write_text(json.dumps(message, default=str))
     (tmp_path / "scores.csv").write_text("image_id,score,p_value,flags\na,0.5,0.1,\n")
     refused(lambda: read_results(tmp_path))
 
@@ -376,8 +376,8 @@ def test_parquet(
     refused(lambda: [*TABLE.read(str(tmp_path / "a.parquet"), FIELDS)])
     (tmp_path / "films.parquet").write_bytes((tmp_path / "a.parquet").read_bytes())
     sha256 = hashlib.sha256((tmp_path / "films.parquet").read_bytes()).hexdigest()
-    told = {"version": 1, "base": ".", "fields": {}, "sha256": sha256}
-    (tmp_path / "cohort.json").write_text(json.dumps(told))
+    metadata = {"version": 1, "base": ".", "fields": {}, "sha256": sha256}
+    (tmp_path / "cohort.json").write_text(json.dumps(metadata))
     refused(lambda: [*COHORT.read(str(tmp_path), FIELDS)])
 
 
@@ -386,8 +386,8 @@ def test_parquet(
 def test_descriptions_of_cohorts(tmp_path: Path, key: str, value: Any) -> None:
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "films.parquet")
     sha256 = hashlib.sha256((tmp_path / "films.parquet").read_bytes()).hexdigest()
-    told = {"version": 1, "base": ".", "fields": {"age": {"unit": "a"}}, "sha256": sha256}
-    (tmp_path / "cohort.json").write_text(json.dumps(told | {key: value}, default=str))
+    metadata = {"version": 1, "base": ".", "fields": {"age": {"unit": "a"}}, "sha256": sha256}
+    (tmp_path / "cohort.json").write_text(json.dumps(metadata | {key: value}, default=str))
     refused(lambda: [*COHORT.read(str(tmp_path), FIELDS)])
     refused(lambda: COHORT.offers(str(tmp_path), FIELDS))
 
@@ -404,8 +404,8 @@ def test_journals(tmp_path: Path, data: st.DataObject) -> None:
         for number in range(3):
             journal.append({"batch": number, "films": []})
     file.write_bytes(damaged(data, file.read_bytes()))
-    found = refused(lambda: [entry for _, entry in entries(file)])
-    assert found is None or all(entry["batch"] in range(3) for entry in found)
+    result = refused(lambda: [entry for _, entry in entries(file)])
+    assert result is None or all(entry["batch"] in range(3) for entry in result)
     with Journal(file) as journal:
         journal.append({"batch": 9})
     assert [entry for _, entry in entries(file)][-1] == {"batch": 9}
@@ -425,8 +425,8 @@ def test_audit_logs(tmp_path: Path, key: str, value: Any, data: st.DataObject) -
     log.close()
     if data.draw(st.booleans()):
         lines = file.read_text().splitlines()
-        told = value if key == "all" else json.loads(lines[-1]) | {key: value}
-        file.write_text("\n".join([lines[0], json.dumps(told)]) + "\n")
+        payload = value if key == "all" else json.loads(lines[-1]) | {key: value}
+        file.write_text("\n".join([lines[0], json.dumps(payload)]) + "\n")
     else:
         file.write_bytes(damaged(data, file.read_bytes()))
     refused(lambda: verify_audit(file, KEY))
@@ -463,9 +463,9 @@ def test_models_with_a_right_hash_and_wrong_content(
     tensors[name] = data.draw(st.sampled_from([tensors[name], torch.zeros(1), torch.zeros(0)]))
     checkpoint.save(tmp_path / "model", tensors, meta)
     (tmp_path / "README.md").touch()
-    found = refused(lambda: load_model(tmp_path))
-    if found is not None:
-        refused(lambda: found.calibration)
+    result = refused(lambda: load_model(tmp_path))
+    if result is not None:
+        refused(lambda: result.calibration)
 
 
 def test_a_model_without_its_card_is_refused(model: Path, tmp_path: Path) -> None:
@@ -586,5 +586,5 @@ def test_fhir_files(tmp_path: Path, resources: list[Any], whole: bool, data: st.
         (tmp_path / name).write_bytes(content)
     counts: Counter[str] = Counter()
     kinds = ("Patient", "Observation")
-    found = refused(lambda: [*read_folder(tmp_path, kinds, counts)])
-    assert found is None or all(one["resourceType"] in kinds for one in found)
+    result = refused(lambda: [*read_folder(tmp_path, kinds, counts)])
+    assert result is None or all(one["resourceType"] in kinds for one in result)

@@ -20,18 +20,18 @@ from PIL import Image, PngImagePlugin
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from dicom_film import PIXELS, film, in_bytes
-from nofinding import checkpoint
 from nofinding.cli import main
-from nofinding.data.decode import FilmFile
+from nofinding.data.decoding.decode import FilmFile
 from nofinding.data.ehr import FIELDS
+from nofinding.datasets import SOURCES
+from nofinding.datasets.examples import Copy
 from nofinding.errors import UserError
-from nofinding.run.exporting import read_results
-from nofinding.run.journal import Journal, entries
-from nofinding.run.model import load_model
-from nofinding.service.audit import AuditLog, verify_audit
-from nofinding.sources import SOURCES
-from nofinding.sources.examples import Copy
+from nofinding.model.bundle import load_model
+from nofinding.service.store.audit_log import AuditLog, verify_audit
+from nofinding.storage import checkpoint
+from nofinding.storage.journal import Journal, entries
+from nofinding.workflows.export import read_results
+from support.dicom_film import PIXELS, film, in_bytes
 
 MARK = b"ZQXMARK"  # where a name might stand
 
@@ -192,13 +192,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made(place: Path, source: str, *options: str) -> list[Path]:
+def cohort_of(place: Path, source: str, *options: str) -> list[Path]:
     """The films of a cohort, by where they lie."""
     out = place / "cohort"
     command = ["cohort", f"{source}:{place / 'data'}", "--out", str(out), *options]
     if main(command) != 0:
         return []
-    films = [record.pixels for record in SOURCES["cohort"].read(str(out), FIELDS)]
+    films = [exam.pixels for exam in SOURCES["cohort"].read(str(out), FIELDS)]
     return [film.path.resolve() for film in films if isinstance(film, FilmFile)]
 
 
@@ -236,8 +236,8 @@ def test_a_cohort_stays_in_its_folder(source: str, way: str, place: Path) -> Non
             "value_as_number,unit_concept_id,operator_concept_id,unit_source_value\n"
         )
         (data / "all.ndjson").write_text('{"resourceType": "Patient", "id": "1"}\n')
-    found = made(place, "fhir" if source == "media" else source)
-    assert found == [inside.resolve()]
+    result = cohort_of(place, "fhir" if source == "media" else source)
+    assert result == [inside.resolve()]
 
 
 def test_a_directory_of_dicom_files_is_not_followed(place: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_directory_of_dicom_files_is_not_followed(place: Path) -> None:
     (place / "data" / "out").symlink_to(beside)
     own = Copy(root=place / "third", patients=8, seed=0, size=64).dicom("two", copy.film(2), **tags)
     own.rename(place / "data" / "two")
-    assert made(place, "dicom") == [(place / "data" / "two").resolve()]
+    assert cohort_of(place, "dicom") == [(place / "data" / "two").resolve()]
 
 
 @pytest.mark.parametrize("way", ["../outside.png", "{absolute}", "a/../../outside.png"])
@@ -260,15 +260,15 @@ def test_a_cohort_that_was_changed_does_not_lead_out(way: str, place: Path) -> N
     """With the right hash, which whoever changes it can write, too."""
     (place / "data" / "films.csv").write_text("patient,path,taken\n1,inside.png,2020-06-01\n")
     (place / "data" / "all.ndjson").write_text('{"resourceType": "Patient", "id": "1"}\n')
-    assert made(place, "fhir")
+    assert cohort_of(place, "fhir")
     file = place / "cohort" / "films.parquet"
     table = pq.read_table(file)
     at = table.schema.get_field_index("path")
     pq.write_table(table.set_column(at, "path", pa.array([way.format(absolute=place)])), file)
     description = place / "cohort" / "cohort.json"
-    told = json.loads(description.read_text())
-    told |= {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "places": None}
-    description.write_text(json.dumps(told))
+    payload = json.loads(description.read_text())
+    payload |= {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "places": None}
+    description.write_text(json.dumps(payload))
     with pytest.raises(UserError, match="leads out of the folder"):
         [*SOURCES["cohort"].read(str(place / "cohort"), FIELDS)]
 
@@ -284,8 +284,8 @@ def test_an_image_id_does_not_lead_out_of_the_maps(tmp_path: Path) -> None:
     ids = ["a", "../../secret", str(tmp_path / "secret")]
     rows = ["image_id,score,p_value,flags", *(f"{name},0.5,," for name in ids)]
     (tmp_path / "s" / "scores.csv").write_text("\n".join(rows) + "\n")
-    found = read_results(tmp_path / "s")
-    assert [name for name in ids if found[name].map is not None] == ["a"]
+    result = read_results(tmp_path / "s")
+    assert [name for name in ids if result[name].anomaly_map is not None] == ["a"]
 
 
 def test_nothing_is_written_beside_the_outputs(place: Path) -> None:

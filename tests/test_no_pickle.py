@@ -33,10 +33,10 @@ def faults(text: str) -> Iterator[str]:
 
 def _of_call(call: ast.Call) -> Iterator[str]:
     name = ast.unparse(call.func)
-    told = {word.arg: ast.unparse(word.value) for word in call.keywords}
-    if name == "torch.load" and told.get("weights_only") != "True":
+    metadata = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    if name == "torch.load" and metadata.get("weights_only") != "True":
         yield f"line {call.lineno}: {name} without weights_only=True"
-    if name in ("np.load", "numpy.load") and told.get("allow_pickle") != "False":
+    if name in ("np.load", "numpy.load") and metadata.get("allow_pickle") != "False":
         yield f"line {call.lineno}: {name} without allow_pickle=False"
     if name == "yaml.load":
         yield f"line {call.lineno}: {name}; use yaml.safe_load"
@@ -65,9 +65,9 @@ def test_what_reads_none_is_let_through() -> None:
 def test_no_file_of_the_package_reads_one() -> None:
     files = sorted(SOURCE.rglob("*.py"))
     assert len(files) > 200
-    told = {
+    message = {
         f"{file.relative_to(SOURCE)}: {fault}"
         for file in files
         for fault in faults(file.read_text(encoding="utf-8"))
     }
-    assert told == set()
+    assert message == set()

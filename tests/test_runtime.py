@@ -11,8 +11,8 @@ from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.noise import gaussian, generators
 from nofinding.methods import METHODS
-from nofinding.methods.diff3m import Diff3M
-from nofinding.run.parity import Parity, rank_correlation, use_runtime
+from nofinding.methods.diff3m.detector import Diff3M
+from nofinding.model.runtime_parity import Parity, rank_correlation, use_runtime
 from nofinding.runtime import FlopCounter, Network, Portable, Runtime
 from nofinding.types import Batch
 
@@ -22,11 +22,11 @@ TINY = replace(Diff3M.PRESETS["tiny"], noise_level=2)
 
 def detector(**change: object) -> Diff3M:
     torch.manual_seed(0)
-    made = Diff3M(replace(TINY, **change), STATS)
-    for name, weight in made.net.named_parameters():
+    output = Diff3M(replace(TINY, **change), STATS)
+    for name, weight in output.net.named_parameters():
         mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         torch.nn.init.normal_(weight, mean=mean, std=0.08)
-    return made
+    return output
 
 
 def batch(n: int = 3) -> Batch:
@@ -55,14 +55,14 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_float32_is_float32_whatever_runs_it(engine: str) -> None:
     x, t = batch(5).image, torch.tensor([3.0])
-    wanted = [out.detach() for out in Pair()(x, t)]
+    target = [out.detach() for out in Pair()(x, t)]
     network: Network = Runtime(engine=engine).prepare(Pair())  # type: ignore[arg-type]
-    found = network(x, t)
-    assert all(off(a, b) < 1e-5 for a, b in zip(found, wanted, strict=True))
+    prediction = network(x, t)
+    assert all(off(a, b) < 1e-5 for a, b in zip(prediction, target, strict=True))
     fewer = network(x[:2], t)  # a batch smaller than one that went before
     assert [len(part) for part in fewer] == [2, 2]
-    assert all(off(a, b[:2]) < 1e-5 for a, b in zip(fewer, wanted, strict=True))
-    torch.testing.assert_close(network(x, t)[0], found[0])  # nothing was overwritten
+    assert all(off(a, b[:2]) < 1e-5 for a, b in zip(fewer, target, strict=True))
+    torch.testing.assert_close(network(x, t)[0], prediction[0])  # nothing was overwritten
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
@@ -70,49 +70,51 @@ def test_bfloat16_is_bfloat16_and_comes_back_as_float32(engine: str) -> None:
     if engine == "openvino" and not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("this processor does not multiply bfloat16")
     x, t = batch(4).image, torch.tensor([3.0])
-    wanted = Pair()(x, t)[0].detach()
-    (found, _) = Runtime(engine=engine, precision="bfloat16").prepare(Pair())(x, t)  # type: ignore[arg-type]
-    assert found.dtype == torch.float32
-    assert 1e-4 < off(found, wanted) < 0.03
+    target = Pair()(x, t)[0].detach()
+    (result, _) = Runtime(engine=engine, precision="bfloat16").prepare(Pair())(x, t)  # type: ignore[arg-type]
+    assert result.dtype == torch.float32
+    assert 1e-4 < off(result, target) < 0.03
 
 
 @pytest.mark.parametrize("change", [{}, {"record": "none", "regenerate": False}])
 def test_openvino_scores_as_torch_does(change: dict[str, object]) -> None:
-    made, films = detector(**change), batch()
-    wanted = made.score(films)
-    made.runtime = Runtime(engine="openvino")
-    found = made.score(films)
-    for name, part in wanted.parts.items():
-        assert off(found.parts[name], part) < 5e-4, name
-    assert not torch.equal(found.parts["mse"], wanted.parts["mse"])  # it was OpenVINO, then
+    output, films = detector(**change), batch()
+    expected = output.score(films)
+    output.runtime = Runtime(engine="openvino")
+    scores = output.score(films)
+    for name, part in expected.components.items():
+        assert off(scores.components[name], part) < 5e-4, name
+    assert not torch.equal(
+        scores.components["mse"], expected.components["mse"]
+    )  # it was OpenVINO, then
 
 
 def test_the_sampler_stays_float32_under_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = detector()
-    made.runtime = Runtime(precision="bfloat16")
+    output = detector()
+    output.runtime = Runtime(precision="bfloat16")
     inside: list[bool] = []
-    real = made.net.predict_noise
+    real = output.net.predict_noise
 
     def watched(x: Tensor, *rest: Tensor) -> Tensor:
         inside.append(torch.is_autocast_enabled("cpu"))
         assert x.dtype == torch.float32
         return real(x, *rest)
 
-    monkeypatch.setattr(made.net, "predict_noise", watched)
-    scores = made.score(batch())
+    monkeypatch.setattr(output.net, "predict_noise", watched)
+    scores = output.score(batch())
     assert inside == [True] * 4
-    assert scores.map is not None and scores.map.dtype == torch.float32
+    assert scores.anomaly_map is not None and scores.anomaly_map.dtype == torch.float32
     assert not torch.is_autocast_enabled("cpu")
 
 
 def test_new_weights_are_what_is_run() -> None:
-    made, films = detector(), batch()
-    made.runtime = Runtime(engine="openvino")
-    before = made.score(films).score
-    made.load_state({name: value * 0.9 for name, value in made.state().items()})
-    after = made.score(films).score
-    made.runtime = Runtime()
-    assert off(after, made.score(films).score) < 5e-4
+    output, films = detector(), batch()
+    output.runtime = Runtime(engine="openvino")
+    before = output.score(films).score
+    output.load_state({name: value * 0.9 for name, value in output.state().items()})
+    after = output.score(films).score
+    output.runtime = Runtime()
+    assert off(after, output.score(films).score) < 5e-4
     assert off(after, before) > 1e-3
 
 
@@ -128,11 +130,11 @@ def test_openvino_is_loaded_without_what_reports_its_use() -> None:
 
 
 def test_methods_without_a_seam_run_one_way() -> None:
-    made = METHODS["mean-grey"](METHODS["mean-grey"].Config(), STATS)
-    assert isinstance(detector(), Portable) and not isinstance(made, Portable)
-    use_runtime(made, Runtime())
+    output = METHODS["mean-grey"](METHODS["mean-grey"].Config(), STATS)
+    assert isinstance(detector(), Portable) and not isinstance(output, Portable)
+    use_runtime(output, Runtime())
     with pytest.raises(UserError, match="mean-grey is always run in float32"):
-        use_runtime(made, Runtime(precision="bfloat16"))
+        use_runtime(output, Runtime(precision="bfloat16"))
 
 
 @dataclass
@@ -147,9 +149,9 @@ class Case:
              Case(32, float("nan"), False)],
 )  # fmt: skip
 def test_p_values_survive_only_where_ranks_do(case: Case) -> None:
-    found = Parity(films=case.films, spearman=case.spearman, largest_difference=0.0, gflop=1.0)
-    assert found.holds == case.holds
-    assert bool(found.why_not) != case.holds
+    result = Parity(films=case.films, spearman=case.spearman, largest_difference=0.0, gflop=1.0)
+    assert result.holds == case.holds
+    assert bool(result.why_not) != case.holds
 
 
 def test_rank_correlation() -> None:

@@ -31,25 +31,25 @@ def plain(name: str) -> str:
 
 
 def test_it_names_every_requirement_as_installed(text: str) -> None:
-    told = {plain(c["name"]): c.get("version") for c in json.loads(text)["components"]}
+    payload = {plain(c["name"]): c.get("version") for c in json.loads(text)["components"]}
     needed = [re.split(r"[ ;<>=!\[]", line)[0] for line in requires("nofinding") or ()
               if "extra ==" not in line]  # fmt: skip
     assert len(needed) > 15
-    assert {plain(name): told.get(plain(name)) for name in needed} == {
+    assert {plain(name): payload.get(plain(name)) for name in needed} == {
         plain(name): version(name) for name in needed
     }
 
 
 def test_it_names_the_weights_by_their_hash(text: str) -> None:
-    told = {
+    payload = {
         c["name"]: c["hashes"][0]["content"]
         for c in json.loads(text)["components"]
         if c["type"] == "machine-learning-model"
     }
     folder = ROOT / "src" / "nofinding" / "weights"
     file = folder / "adult" / "model.safetensors"
-    assert told["nofinding weights adult/model"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert len(told) == len([*folder.rglob("*.safetensors")])
+    assert payload["nofinding weights adult/model"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert len(payload) == len([*folder.rglob("*.safetensors")])
 
 
 def test_it_names_no_folder_of_this_machine(text: str) -> None:

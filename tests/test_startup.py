@@ -65,7 +65,8 @@ def test_the_help_of_a_listing_waits_for_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["nofinding.run.scoring", "nofinding.run.fitting", "nofinding.service.work"]
+    "module",
+    ["nofinding.workflows.score", "nofinding.workflows.fit", "nofinding.service.workers.worker"],
 )
 def test_scoring_imports_no_report_and_no_statistics(module: str) -> None:
     loaded = outside(f"import {module}")
@@ -96,7 +97,7 @@ def test_it_is_set_before_torch_is_there() -> None:
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch': print(os.environ.get('GOMP_SPINCOUNT')); sys.exit()\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import nofinding.run.scoring\n"
+        "import nofinding.workflows.score\n"
     )
     assert run(code).stdout.strip() == WAIT["GOMP_SPINCOUNT"]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["nofinding", "pydicom"]):
-    from nofinding.data import codec
-    from nofinding.data.limits import check_decoded
+    from nofinding.data.decoding import codec
+    from nofinding.data.decoding.limits import check_decoded
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
@@ -30,8 +30,8 @@ KINDS = ("float32", "uint8", "uint16")
 
 def seeds(folder: Path) -> None:
     """A small film in every form that there is, to begin with."""
-    from dicom_film import film
-    from recoded import forms
+    from support.dicom_film import film
+    from support.recoded import forms
 
     folder.mkdir(parents=True, exist_ok=True)
     tags = {

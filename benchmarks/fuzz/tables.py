@@ -17,15 +17,15 @@ import atheris
 
 with atheris.instrument_imports(include=["nofinding"]):
     from nofinding.data.ehr import FIELDS, parse, read_fields
+    from nofinding.datasets.build.lesions import read_boxes
+    from nofinding.datasets.build.splits import read_lists
+    from nofinding.datasets.hospital.fhir.reading import read_folder
+    from nofinding.datasets.local.table import TABLE
     from nofinding.errors import UserError
-    from nofinding.evaluate.table import read_scores
+    from nofinding.evaluation.table import read_scores
     from nofinding.recipes.reading import read_recipe
-    from nofinding.run.exporting import read_results
-    from nofinding.service.audit import verify_audit
-    from nofinding.sources.fhir_reading import read_folder
-    from nofinding.sources.lesions import read_boxes
-    from nofinding.sources.lists import read_lists
-    from nofinding.sources.table import TABLE
+    from nofinding.service.store.audit_log import verify_audit
+    from nofinding.workflows.export import read_results
 
 BASE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 FOLDER = BASE / f"nofinding-fuzz-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""How far a chest radiograph is from the normal ones, where, and how sure that is.
+"""How far a chest radiograph is from the normal ones, where, and with what confidence.
 
 import nofinding as nf
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from nofinding.api import sources as sources
     from nofinding.errors import UserError as UserError
     from nofinding.estimator import AnomalyDetector as AnomalyDetector
-    from nofinding.run.prediction import Prediction as Prediction
-    from nofinding.run.prediction import Predictions as Predictions
-    from nofinding.types import Record as Record
+    from nofinding.scoring.prediction import Prediction as Prediction
+    from nofinding.scoring.prediction import Predictions as Predictions
+    from nofinding.types import Exam as Exam
 
 __version__ = "0.1.0"
 
@@ -47,8 +47,8 @@ PUBLIC = {
     "MethodInfo": "nofinding.api",
     "Methods": "nofinding.api",
     "Model": "nofinding.api",
-    "Prediction": "nofinding.run.prediction",
-    "Predictions": "nofinding.run.prediction",
+    "Prediction": "nofinding.scoring.prediction",
+    "Predictions": "nofinding.scoring.prediction",
     "Record": "nofinding.types",
     "UserError": "nofinding.errors",
     "bench": "nofinding.api",

@@ -13,28 +13,34 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from nofinding.data.cache import FilmCache
+from nofinding.benchmark.grid import BenchOptions
+from nofinding.benchmark.grid import bench as run_bench
+from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.ehr import EhrField
 from nofinding.data.split import normals
+from nofinding.datasets import SOURCES
+from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
-from nofinding.evaluate.assess import evaluate as assess
-from nofinding.evaluate.strata import Stratum
+from nofinding.evaluation.assess import evaluate as assess
+from nofinding.evaluation.statistics.strata import Stratum
 from nofinding.methods import METHODS
-from nofinding.run.batches import Scorer
-from nofinding.run.benching import BenchOptions
-from nofinding.run.benching import bench as run_bench
-from nofinding.run.chosen import Chosen
-from nofinding.run.cohort import Cohort, cache_at, known_fields
-from nofinding.run.exams import Bright, ehr_rows, exam_of, is_one_film
-from nofinding.run.fitting import FitOptions
-from nofinding.run.fitting import fit as run_fit
-from nofinding.run.gating import GateMode
-from nofinding.run.prediction import NOTICE, Prediction, Predictions, need_pandas, write_predictions
-from nofinding.run.progress import tracked
-from nofinding.run.resident import Loaded, Resident
-from nofinding.run.shipped import AUTO, model_folder
-from nofinding.sources import SOURCES
-from nofinding.types import Record, Split
+from nofinding.model.input_gate import GateMode
+from nofinding.model.pretrained import AUTO, model_folder
+from nofinding.progress import tracked
+from nofinding.scoring.batch_scorer import Scorer
+from nofinding.scoring.exams import Bright, ehr_rows, exam_of, is_one_film
+from nofinding.scoring.prediction import (
+    NOTICE,
+    Prediction,
+    Predictions,
+    need_pandas,
+    write_predictions,
+)
+from nofinding.scoring.predictor import Loaded, Resident
+from nofinding.scoring.selection import Selection
+from nofinding.types import Exam, Split
+from nofinding.workflows.fit import FitOptions
+from nofinding.workflows.fit import fit as run_fit
 
 __all__ = [
     "BenchReport",
@@ -55,15 +61,15 @@ __all__ = [
 DEFAULT_METHOD = "diff3m-f"
 
 
-class Films(Sequence[Record]):
+class Films(Sequence[Exam]):
     """The exams of one or more sources, or a part of them. Nothing is decoded before it is needed.
 
     A sequence of Exam; `normal`, `abnormal` and `split` give parts of it.
     """
 
-    def __init__(self, cohort: Cohort, records: Sequence[Record] | None = None) -> None:
+    def __init__(self, cohort: Cohort, exams: Sequence[Exam] | None = None) -> None:
         self.cohort = cohort
-        self._records = cohort.records if records is None else records
+        self._exams = cohort.exams if exams is None else exams
 
     @property
     def name(self) -> str:
@@ -71,23 +77,23 @@ class Films(Sequence[Record]):
         return self.cohort.name
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._exams)
 
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._records)
+    def __iter__(self) -> Iterator[Exam]:
+        return iter(self._exams)
 
     @overload
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> Exam: ...
     @overload
     def __getitem__(self, index: slice) -> "Films": ...
-    def __getitem__(self, index: int | slice) -> "Record | Films":
+    def __getitem__(self, index: int | slice) -> "Exam | Films":
         if isinstance(index, slice):
-            return Films(self.cohort, list(self._records[index]))
-        return self._records[index]
+            return Films(self.cohort, list(self._exams[index]))
+        return self._exams[index]
 
     def split(self, name: Split) -> "Films":
         """The films of this split: "train", "val" or "test"."""
-        return self._part(lambda record: record.split == name)
+        return self._part(lambda exam: exam.split == name)
 
     def normal(self, split: Split | None = None) -> "Films":
         """The "No Finding" films, of this split or of all. Unlabelled films are not among them."""
@@ -99,8 +105,8 @@ class Films(Sequence[Record]):
         """The films with a finding, of this split or of all."""
         return self._part(lambda r: bool(r.findings) and (split is None or r.split == split))
 
-    def _part(self, belongs: Callable[[Record], bool]) -> "Films":
-        return Films(self.cohort, [record for record in self._records if belongs(record)])
+    def _part(self, belongs: Callable[[Exam], bool]) -> "Films":
+        return Films(self.cohort, [exam for exam in self._exams if belongs(exam)])
 
     def to_dataframe(self) -> Any:
         """A pandas DataFrame, a row a film: image_id, patient_id, split, findings, flags, and every
@@ -114,7 +120,7 @@ class Films(Sequence[Record]):
                 "flags": "; ".join(r.flags),
                 **r.ehr,
             }
-            for r in self._records
+            for r in self._exams
         ]
         return need_pandas().DataFrame(rows)
 
@@ -154,7 +160,7 @@ class Model:
     @overload
     def predict(
         self,
-        films: str | Path | bytes | Record,
+        films: str | Path | bytes | Exam,
         *,
         ehr: Mapping[str, Any] | None = None,
         batch_size: int = 16,
@@ -210,10 +216,10 @@ class Model:
         if is_one_film(films) or not isinstance(films, Iterable):
             row = ehr_rows(ehr, 1, self.fields)[0]
             exam = exam_of(films, 0, row, self.fields, **how)
-            found = self._predicted([exam], batch_size)[0]
-            if found.refused:
-                raise UserError(f"{found.image_id}: {found.refused}")
-            return found
+            result = self._predicted([exam], batch_size)[0]
+            if result.refused:
+                raise UserError(f"{result.image_id}: {result.refused}")
+            return result
         many = films if isinstance(films, Films) else list(films)
         if isinstance(many, Films) and ehr is not None:
             raise UserError("ehr: goes with files and arrays; what `open` gives has its own")
@@ -221,27 +227,25 @@ class Model:
         exams = [exam_of(f, i, rows[i], self.fields, **how) for i, f in enumerate(many)]
         return Predictions(self._predicted(exams, batch_size))
 
-    def _predicted(self, exams: Sequence[Record], batch_size: int) -> list[Prediction]:
+    def _predicted(self, exams: Sequence[Exam], batch_size: int) -> list[Prediction]:
         ids = [exam.image_id for exam in exams]
         if len(set(ids)) < len(ids):
             twice = next(name for name in ids if ids.count(name) > 1)
             raise UserError(f"film {twice!r} is there twice; give films of different names")
         names = [self._resident.name_for(exam) for exam in exams]
-        found: dict[str, Prediction] = {}
+        entries: dict[str, Prediction] = {}
         for name in dict.fromkeys(names):
             loaded = self._resident.loaded(name)
             own = [exam for exam, model in zip(exams, names, strict=True) if model == name]
-            found |= self._by(loaded, own, batch_size)
-        return [found[name] for name in ids]
+            entries |= self._by(loaded, own, batch_size)
+        return [entries[name] for name in ids]
 
-    def _by(
-        self, loaded: Loaded, exams: Sequence[Record], batch_size: int
-    ) -> dict[str, Prediction]:
+    def _by(self, loaded: Loaded, exams: Sequence[Exam], batch_size: int) -> dict[str, Prediction]:
         with tempfile.TemporaryDirectory(prefix="nofinding-") as folder:
             scorer = Scorer(
                 model=loaded.model,
                 name=loaded.name,
-                films=Chosen(exams),
+                films=Selection(exams),
                 batch_size=batch_size,
                 gatekeeper=loaded.gatekeeper,
                 # What was decoded of a patient's film is not left behind.
@@ -255,15 +259,15 @@ class Model:
                 maps=None,
             )
             numbers = range(len(scorer))
-            found: dict[str, Prediction] = {}
+            entries: dict[str, Prediction] = {}
             for number in tracked(numbers, "scoring") if len(numbers) > 4 else numbers:
-                records = scorer.records(number)
+                all_exams = scorer.exams(number)
                 entry, admitted, scores = scorer.scored(number)
                 places = {row: place for place, row in enumerate(admitted)}
-                for row, (record, film) in enumerate(zip(records, entry["films"], strict=True)):
+                for row, (exam, film) in enumerate(zip(all_exams, entry["films"], strict=True)):
                     place = places.get(row)
-                    found[record.image_id] = prediction(loaded, record, film, scores, place)
-            return found
+                    entries[exam.image_id] = prediction(loaded, exam, film, scores, place)
+            return entries
 
     def save(self, folder: str | Path) -> Path:
         """Copies the model into a folder that must not hold one yet, and gives that folder.
@@ -287,18 +291,18 @@ class Model:
 
 
 def prediction(
-    loaded: Loaded, record: Record, film: Mapping[str, Any], scores: Any, place: int | None
+    loaded: Loaded, exam: Exam, film: Mapping[str, Any], scores: Any, place: int | None
 ) -> Prediction:
     """What the entry of a film and its row of the scores say."""
     meta, detector = loaded.model.meta, loaded.model.detector
     about: dict[str, Any] = {
-        "image_id": record.image_id,
-        "flags": tuple(film.get("flags", record.flags)),
+        "image_id": exam.image_id,
+        "flags": tuple(film.get("flags", exam.flags)),
         "method": detector.name,
         "supervision": str(detector.supervision),
         "model": Path(loaded.name).name,
         "sha256": loaded.model.sha256,
-        "exam": record,
+        "exam": exam,
         "size": detector.image_size,
         "aspect": meta["aspect"],
     }
@@ -306,7 +310,7 @@ def prediction(
         reason = film.get("unreadable") or film.get("reason") or "was not scored"
         return Prediction(score=float("nan"), p_value=None, refused=reason, **about)
     cell = loaded.calibrator(
-        np.array([film["score"]]), [record.image_id], [Stratum(*film["stratum"])]
+        np.array([film["score"]]), [exam.image_id], [Stratum(*film["stratum"])]
     )[0]
     if "remark" in cell:  # how far the calibration films reach
         about["flags"] += tuple(cell["remark"].split("; "))
@@ -314,10 +318,10 @@ def prediction(
         score=film["score"],
         p_value=float(cell["p_value"]) if cell["p_value"] else None,
         stratum=cell.get("stratum", ""),
-        anomaly_map=_square(scores.map, place),
+        anomaly_map=_square(scores.anomaly_map, place),
         reconstruction=None
-        if scores.normal is None
-        else ((_square(scores.normal, place) + 1) / 2).clip(0, 1),
+        if scores.reconstruction is None
+        else ((_square(scores.reconstruction, place) + 1) / 2).clip(0, 1),
         threshold=meta.get("map_threshold"),
         components=film["parts"],
         **about,
@@ -375,7 +379,7 @@ def fit(
     config = info.configure(preset, **options)
     holder = tempfile.TemporaryDirectory(prefix="nofinding-") if out is None else None
     folder = Path(holder.name) / "model" if holder is not None else Path(str(out))
-    chosen = FitOptions(
+    selection = FitOptions(
         films=list(films.cohort.specs),
         out=folder,
         preset=preset,
@@ -385,7 +389,7 @@ def fit(
         calibrate=calibrate,
         gate=gate,
     )
-    run_fit(method, config, chosen, films.cohort.part(list(films)))
+    run_fit(method, config, selection, films.cohort.part(list(films)))
     model = load(folder, accelerator=accelerator, seed=seed)
     model.__dict__["_holder"] = holder  # the folder goes when the model goes
     return model
@@ -406,8 +410,8 @@ class EvaluationReport:
         return row
 
     def _estimate(self, name: str) -> tuple[float, tuple[float, float]]:
-        found = self._row["metrics"][name]
-        return float(found["value"]), (float(found["low"]), float(found["high"]))
+        result = self._row["metrics"][name]
+        return float(result["value"]), (float(result["low"]), float(result["high"]))
 
     @property
     def auroc(self) -> float:
@@ -452,7 +456,7 @@ class EvaluationReport:
         """Writes report.html and metrics.json into a folder, and gives the path of the former."""
         import json
 
-        from nofinding.checkpoint import write_atomic
+        from nofinding.storage.checkpoint import write_atomic
 
         out = Path(folder)
         write_atomic(out / "report.html", self.page.encode())
@@ -513,7 +517,7 @@ def evaluate(
             cache=cache_at(None),
             seed=seed,
             bootstrap=bootstrap,
-            trivial="all" if baselines else "none",
+            baselines="all" if baselines else "none",
         )
         page = (out / "report" / "report.html").read_text(encoding="utf-8")
     return EvaluationReport(metrics=metrics, page=page)
@@ -642,5 +646,5 @@ def bench(
         if name not in known:
             raise UserError(f"{name!r}: is no option of bench, which has {', '.join(known)}")
     names = methods if isinstance(methods, str) else ",".join(methods)
-    chosen = BenchOptions(films=list(films), methods=names, out=Path(out), **options)
-    return BenchReport(path=run_bench(chosen))
+    selection = BenchOptions(films=list(films), methods=names, out=Path(out), **options)
+    return BenchReport(path=run_bench(selection))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nofinding import __version__
-from nofinding.data.file_names import as_path, as_text, printed
 from nofinding.errors import UserError
+from nofinding.storage.file_names import as_path, as_text, printed
 
 if TYPE_CHECKING:  # a command imports what it needs, so that --help does not wait for torch
     from jsonargparse import ArgumentParser, Namespace
@@ -51,7 +51,7 @@ KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number",
 PEERS = "whom results are sent to by C-STORE, TITLE@host:port, one or more"
 
 USAGE = """\
-nofinding: how far a chest radiograph is from the normal ones, where, and how sure
+nofinding: how far a chest radiograph is from the normal ones, where, and with what confidence
 
   nofinding demo                                             see it work, on simulated films
   nofinding score FILE... --ehr age=63 sex=M --out DIR       by a model inside the package
@@ -65,7 +65,7 @@ nofinding: how far a chest radiograph is from the normal ones, where, and how su
   nofinding listen --home HOME --accept TITLE...             films from scanners and archives
   nofinding serve --home HOME                                films by HTTP, results in a browser
   nofinding study --archive URL --study UID --out DIR        score in an archive, store it there
-  nofinding deidentify FILE|FOLDER... --out FILMS            DICOM films without the person
+  nofinding deidentify FILE|FOLDER... --out FILMS            DICOM de-identified films
   nofinding audit verify LOG --key KEY                       whether an audit log is whole
   nofinding import-official CHECKPOINT --out MODEL           a published Diff3M checkpoint
   nofinding fit-gate --films SOURCE:PATH --out GATE          which films may be scored at all
@@ -105,7 +105,7 @@ def parser_of(command: str, method: str | None = None, preset: str | None = None
 
 def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
     from nofinding.methods import METHODS
-    from nofinding.run.fitting import FitOptions
+    from nofinding.workflows.fit import FitOptions
 
     parser = _new("fit", _first_line(FitOptions))
     parser.add_argument(
@@ -123,13 +123,13 @@ def _fit_parser(method: str | None, preset: str | None) -> ArgumentParser:
     _with_options(parser, FitOptions, tuple(several))
     if method is not None:
         cls = METHODS[method]
-        chosen = cls.PRESETS[preset or "small"]
-        parser.add_argument("--method", type=cls.Config, default=chosen, help=f"of {method}")
+        preset_values = cls.PRESETS[preset or "small"]
+        parser.add_argument("--method", type=cls.Config, default=preset_values, help=f"of {method}")
     return parser
 
 
 def _fit_gate_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.gating import FitGateOptions
+    from nofinding.model.input_gate import FitGateOptions
 
     parser = _new("fit-gate", _first_line(FitGateOptions))
     several = "SOURCE:PATH, one or more: their normal films of split train"
@@ -139,7 +139,7 @@ def _fit_gate_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _score_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.scoring import ScoreOptions
+    from nofinding.workflows.score import ScoreOptions
 
     parser = _new("score", _first_line(ScoreOptions))
     parser.add_argument("files", nargs="*", type=str, metavar="FILE", help="PNG, JPEG or DICOM")
@@ -152,7 +152,7 @@ def _score_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _evaluate_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.evaluating import EvaluateOptions
+    from nofinding.workflows.evaluate import EvaluateOptions
 
     parser = _new("evaluate", _first_line(EvaluateOptions))
     parser.add_argument(
@@ -163,7 +163,7 @@ def _evaluate_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _bench_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.benching import BenchOptions
+    from nofinding.benchmark.grid import BenchOptions
 
     parser = _new("bench", _first_line(BenchOptions))
     several = "SOURCE:PATH, one or more; each is a cohort of its own"
@@ -173,7 +173,7 @@ def _bench_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _cohort_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.assembling import CohortOptions
+    from nofinding.workflows.build_cohort import CohortOptions
 
     parser = _new("cohort", _first_line(CohortOptions))
     where = "the dataset's folder (see `nofinding sources`)"
@@ -185,8 +185,8 @@ def _cohort_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _example_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.exampling import ExampleOptions
-    from nofinding.sources.examples import EXAMPLES
+    from nofinding.datasets.examples import EXAMPLES
+    from nofinding.workflows.example import ExampleOptions
 
     parser = _new("example", _first_line(ExampleOptions))
     one_of = f"one of {', '.join(EXAMPLES)}"
@@ -196,7 +196,7 @@ def _example_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _export_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.exporting import ExportOptions
+    from nofinding.workflows.export import ExportOptions
 
     parser = _new("export", _first_line(ExportOptions))
     scored = "the DICOM files that were scored"
@@ -206,10 +206,10 @@ def _export_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _listen_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.exporting import need_clinical
+    from nofinding.workflows.export import need_clinical
 
     need_clinical()
-    from nofinding.service.listening import ListenOptions
+    from nofinding.service.listen import ListenOptions
 
     parser = _new("listen", _first_line(ListenOptions))
     several = {
@@ -223,7 +223,7 @@ def _listen_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _study_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.studies import StudyOptions
+    from nofinding.workflows.study import StudyOptions
 
     parser = _new("study", _first_line(StudyOptions))
     known = "with --study or --patient, what is known of the patient beside the films' headers: " \
@@ -234,7 +234,7 @@ def _study_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _deidentify_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.deidentifying import DeidentifyOptions
+    from nofinding.workflows.deidentify import DeidentifyOptions
 
     parser = _new("deidentify", _first_line(DeidentifyOptions))
     places = "DICOM files, or folders of them"
@@ -244,7 +244,7 @@ def _deidentify_parser(method: str | None, preset: str | None) -> ArgumentParser
 
 
 def _audit_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.service.auditing import AuditOptions
+    from nofinding.service.audit import AuditOptions
 
     parser = _new("audit", _first_line(AuditOptions))
     does = "verify: whether the log is whole, and where it ends; show: its entries, as JSON lines"
@@ -255,7 +255,7 @@ def _audit_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.importing import ImportOptions
+    from nofinding.workflows.import_official import ImportOptions
 
     parser = _new("import-official", _first_line(ImportOptions))
     parser.add_argument("checkpoint", type=str, metavar="CHECKPOINT", help=".safetensors or .pt")
@@ -267,7 +267,7 @@ def _import_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _cache_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.caching import CacheOptions
+    from nofinding.workflows.warm_cache import CacheOptions
 
     parser = _new("cache", _first_line(CacheOptions))
     several = "SOURCE:PATH, one or more"
@@ -279,7 +279,7 @@ def _cache_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _demo_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.run.demo import DemoOptions
+    from nofinding.workflows.demo import DemoOptions
 
     parser = _new("demo", _first_line(DemoOptions))
     _with_options(parser, DemoOptions)
@@ -314,7 +314,7 @@ def _fit(parser: ArgumentParser, parsed: Namespace) -> None:
     from jsonargparse import Namespace
 
     from nofinding.methods import METHODS
-    from nofinding.run.fitting import FitOptions, fit
+    from nofinding.workflows.fit import FitOptions, fit
 
     name = parsed.method_name
     if not isinstance(parsed.method, Namespace):
@@ -325,7 +325,7 @@ def _fit(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _fit_gate(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.gating import FitGateOptions, fit_gate_alone
+    from nofinding.model.input_gate import FitGateOptions, fit_gate_alone
 
     fit_gate_alone(_options(FitGateOptions, parsed, ()))
 
@@ -334,7 +334,7 @@ def _score(parser: ArgumentParser, parsed: Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nofinding.run.scoring import ScoreOptions, score
+    from nofinding.workflows.score import ScoreOptions, score
 
     rows = score(parsed.files, _options(ScoreOptions, parsed, ("files",)))
     if parsed.files:
@@ -352,32 +352,32 @@ def _plain(*cells: str) -> list[Text]:
 
 
 def _evaluate(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.evaluating import EvaluateOptions, evaluate
+    from nofinding.workflows.evaluate import EvaluateOptions, evaluate
 
     evaluate(_options(EvaluateOptions, parsed, ()))
 
 
 def _bench(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.benching import BenchOptions, bench
+    from nofinding.benchmark.grid import BenchOptions, bench
 
     print(bench(_options(BenchOptions, parsed, ())))
 
 
 def _cohort(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.assembling import CohortOptions, assemble_cohort
+    from nofinding.workflows.build_cohort import CohortOptions, assemble_cohort
 
     options = _options(CohortOptions, parsed, ("films",))
     print(assemble_cohort(parsed.films, replace(options, complete=tuple(options.complete))))
 
 
 def _example(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.exampling import ExampleOptions, write_example
+    from nofinding.workflows.example import ExampleOptions, write_example
 
     print(write_example(parsed.source, _options(ExampleOptions, parsed, ("source",))))
 
 
 def _export(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.exporting import ExportOptions, export
+    from nofinding.workflows.export import ExportOptions, export
 
     for path in export(parsed.files, _options(ExportOptions, parsed, ("files",))):
         print(path)
@@ -387,7 +387,7 @@ def _study(parser: ArgumentParser, parsed: Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nofinding.run.studies import StudyOptions, score_studies
+    from nofinding.workflows.study import StudyOptions, score_studies
 
     rows = score_studies(_options(StudyOptions, parsed, ()))
     for study in dict.fromkeys(row["study"] for row in rows):
@@ -401,13 +401,13 @@ def _study(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _deidentify(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.deidentifying import DeidentifyOptions, deidentify
+    from nofinding.workflows.deidentify import DeidentifyOptions, deidentify
 
     print(deidentify(parsed.places, _options(DeidentifyOptions, parsed, ("places",))))
 
 
 def _audit(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.service.auditing import AuditOptions, audit
+    from nofinding.service.audit import AuditOptions, audit
 
     options = _options(AuditOptions, parsed, ("what", "file"))
     for line in audit(parsed.what, Path(parsed.file), options):
@@ -415,25 +415,25 @@ def _audit(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _import_official(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.importing import ImportOptions, import_official
+    from nofinding.workflows.import_official import ImportOptions, import_official
 
     import_official(Path(parsed.checkpoint), _options(ImportOptions, parsed, ("checkpoint",)))
 
 
 def _listen(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.service.listening import ListenOptions, listen
+    from nofinding.service.listen import ListenOptions, listen
 
     listen(_options(ListenOptions, parsed, ()))
 
 
 def _cache(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.caching import CacheOptions, cache_films
+    from nofinding.workflows.warm_cache import CacheOptions, cache_films
 
     cache_films(_options(CacheOptions, parsed, ()))
 
 
 def _demo(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.run.demo import DemoOptions, demo
+    from nofinding.workflows.demo import DemoOptions, demo
 
     print(demo(_options(DemoOptions, parsed, ())))
 
@@ -462,7 +462,7 @@ def _sources(parser: ArgumentParser, parsed: Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nofinding.sources import SOURCES
+    from nofinding.datasets import SOURCES
 
     table = Table("source", "what it reads", box=None)
     for name, source in SOURCES.items():
@@ -537,8 +537,8 @@ def _method_and_preset(arguments: Sequence[str]) -> tuple[str | None, str | None
 def _values_of(option: str, arguments: Sequence[str]) -> list[str]:
     """What was given to an option, as "--option value" or "--option=value"."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=False)
-    found = [value for name, value in pairs if name == option]
-    return found + [a.removeprefix(option + "=") for a in arguments if a.startswith(option + "=")]
+    values = [value for name, value in pairs if name == option]
+    return values + [a.removeprefix(option + "=") for a in arguments if a.startswith(option + "=")]
 
 
 def _preset_in(file: Path) -> str | None:
@@ -550,7 +550,7 @@ def _preset_in(file: Path) -> str | None:
 def _config(file: Path) -> dict[Any, Any]:
     """What a config file holds. Raises UserError where it is absent or maps nothing: the parser
     would pass on whatever the YAML library raises."""
-    from nofinding.data.plain_yaml import read_yaml
+    from nofinding.storage.plain_yaml import read_yaml
 
     content = read_yaml(file)
     if not isinstance(content, dict):
@@ -607,7 +607,7 @@ def _with_paths(parsed: Any) -> Any:
     return as_path(parsed) if isinstance(parsed, str) else parsed
 
 
-def _as_typed(told: str, parser: ArgumentParser) -> str:
+def _as_typed(message: str, parser: ArgumentParser) -> str:
     """What the parser says of arguments, with their names as one types them: its own are those of
     Python's variables and types."""
     shown = {
@@ -615,16 +615,16 @@ def _as_typed(told: str, parser: ArgumentParser) -> str:
         for action in parser._actions
     }
     missing = "the following arguments are required: "
-    if told.startswith(missing):
-        names = told.removeprefix(missing).split(", ")
+    if message.startswith(missing):
+        names = message.removeprefix(missing).split(", ")
         return missing + ", ".join(shown.get(name, name) for name in names)
-    if wrong := WRONG_VALUE.fullmatch(told):
+    if wrong := WRONG_VALUE.fullmatch(message):
         name, kind, value = wrong[1], wrong[2] or wrong[3], wrong[4]
         choices = re.findall(r"'([^']*)'", re.sub(r"<class '\w+'>", "", kind))
         kinds = [text for one, text in KINDS.items() if one in kind]
-        wanted = f"one of {', '.join(choices)}" if choices else " or ".join(kinds) or kind
-        return f"{shown.get(name, '--' + name)} {value}: is not {wanted}"
-    return told
+        allowed = f"one of {', '.join(choices)}" if choices else " or ".join(kinds) or kind
+        return f"{shown.get(name, '--' + name)} {value}: is not {allowed}"
+    return message
 
 
 def _one_line(error: Exception) -> str:

@@ -12,9 +12,9 @@ from nofinding.api import listing
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.methods import METHODS
-from nofinding.run.exams import ArrayPixels
-from nofinding.training import Job
-from nofinding.types import Record
+from nofinding.scoring.exams import ArrayPixels
+from nofinding.training import TrainingRun
+from nofinding.types import Exam
 
 __all__ = ["AnomalyDetector"]
 
@@ -58,7 +58,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         stats = EhrStats.of([], [])
         self.detector_ = METHODS[self.method](config, stats)
         seed = 0 if self.random_state is None else int(self.random_state)
-        self.detector_.fit(self._films(X), seed=seed, job=Job(progress=False, accelerator="cpu"))
+        self.detector_.fit(
+            self._films(X), seed=seed, job=TrainingRun(progress=False, accelerator="cpu")
+        )
         self.offset_ = float(np.quantile(self.score_samples(X), self.contamination))
         return self
 
@@ -68,8 +70,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         side = math.ceil(math.sqrt(X.shape[1]))
         squares = np.zeros((len(X), side * side), dtype=np.float32)
         squares[:, : X.shape[1]] = share
-        records = [
-            Record(
+        exams = [
+            Exam(
                 image_id=f"row-{i}",
                 patient_id=f"row-{i}",
                 pixels=ArrayPixels(square.reshape(side, side)),
@@ -77,18 +79,18 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
             for i, square in enumerate(squares)
         ]
-        return Films(records, self.detector_.stats, self.detector_.image_size)
+        return Films(exams, self.detector_.stats, self.detector_.image_size)
 
     def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
         """How normal each row is: the method's score, sign turned. Higher is more normal."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         films = self._films(X)
-        found = [
+        scores = [
             self.detector_.score(films.batch(range(at, min(at + BATCH, len(films))))).score.double()
             for at in range(0, len(films), BATCH)
         ]
-        return -np.concatenate([score.numpy() for score in found])
+        return -np.concatenate([score.numpy() for score in scores])
 
     def decision_function(self, X: Any) -> Float[np.ndarray, " n"]:
         """`score_samples` above the threshold that `contamination` sets: below 0 is an outlier."""

@@ -164,9 +164,9 @@ class _OpenVINO:
         filled = [_filled(x.detach().float().cpu(), size) for x in inputs]
         if size not in self.compiled:
             self.compiled[size] = self._compile(filled)
-        found = self.compiled[size].infer([x.numpy() for x in filled], share_inputs=True)
+        outputs = self.compiled[size].infer([x.numpy() for x in filled], share_inputs=True)
         # A copy: the next call writes into the same memory.
-        outs = (np.array(found[i], dtype=np.float32) for i in range(len(found)))
+        outs = (np.array(outputs[i], dtype=np.float32) for i in range(len(outputs)))
         return tuple(torch.from_numpy(out)[:rows].to(inputs[0].device) for out in outs)
 
     def _compile(self, example: list[Tensor]) -> Any:

@@ -13,9 +13,9 @@ from torch import Tensor
 __all__ = [
     "Batch",
     "Decoded",
+    "Exam",
     "Lesion",
     "Pixels",
-    "Record",
     "Scores",
     "Split",
     "Supervision",
@@ -52,7 +52,7 @@ class Supervision(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Exam:
     """One frontal radiograph or one volume, and what was known of the patient at that time."""
 
     image_id: str
@@ -91,7 +91,7 @@ class Scores:
     """What a method says of a batch. Higher is more anomalous, for every method."""
 
     score: Float[Tensor, " b"]  # comparable only within one fitted method
-    map: Float[Tensor, "b 1 *d h w"] | None = None  # >= 0, on the grid of Batch.image
-    normal: Float[Tensor, "b 1 *d h w"] | None = None  # the pseudo-healthy film, [-1, 1]
-    parts: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
+    anomaly_map: Float[Tensor, "b 1 *d h w"] | None = None  # >= 0, on the grid of Batch.image
+    reconstruction: Float[Tensor, "b 1 *d h w"] | None = None  # the pseudo-healthy film, [-1, 1]
+    components: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
     """The score's ingredients (mse, max_abs, ...) and what was attended to (attention.age)."""

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import nofinding as nf
-from dicom_film import film as dicom_film
-from dicom_film import in_bytes
-from nofinding.run.exams import scaled
+from nofinding.scoring.exams import scaled
+from support.dicom_film import film as dicom_film
+from support.dicom_film import in_bytes
 
 PHANTOM = "phantom:train=24,val=12,test=8,abnormal=8,size=32"
 
@@ -97,8 +97,8 @@ def test_one_film_in_every_clothing_has_one_score(model: nf.Model, tmp_path: Pat
     other = model.predict(255 - grey, ehr=ehr, bright="air")
     assert other.score == pytest.approx(want.score, rel=1e-5)
     twelve = (grey.astype(np.uint16) * 16).astype(np.uint16)
-    found = model.predict(twelve, ehr=ehr, value_range=(0, 255 * 16))
-    assert found.score == pytest.approx(want.score, rel=1e-5)
+    result = model.predict(twelve, ehr=ehr, value_range=(0, 255 * 16))
+    assert result.score == pytest.approx(want.score, rel=1e-5)
 
 
 def test_a_pydicom_dataset_is_scored_as_its_file_is(model: nf.Model, tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_records_come_as_mappings_lists_or_data_frames(model: nf.Model) -> None:
     pair = [grey, grey.T.copy()]
     frame = pd.DataFrame({"age": [63, None], "sex": ["M", "F"], "ward": ["a", "b"]})
     for ehr in (frame, [{"age": 63, "sex": "M"}, {"sex": "F"}]):
-        found = model.predict(pair, ehr=ehr)
-        assert [p.exam.ehr for p in found if p.exam] == [{"age": 63, "sex": 1}, {"sex": 0}]
+        result = model.predict(pair, ehr=ehr)
+        assert [p.exam.ehr for p in result if p.exam] == [{"age": 63, "sex": 1}, {"sex": 0}]
     assert all(p.exam and p.exam.ehr == {"age": 5} for p in model.predict(pair, ehr={"age": 5}))
     with pytest.raises(nf.UserError, match="1 rows, and there are 2"):
         model.predict(pair, ehr=[{"age": 1}])
@@ -176,16 +176,16 @@ def test_what_is_no_film_is_refused_in_one_line(model: nf.Model, tmp_path: Path)
 
 
 def test_a_prediction_shows_itself(model: nf.Model, films: nf.Films) -> None:
-    found = model.predict(films.split("test")[0])
-    assert repr(found).startswith("Prediction(") and "p_value=" in repr(found)
-    page = found._repr_html_()
+    result = model.predict(films.split("test")[0])
+    assert repr(result).startswith("Prediction(") and "p_value=" in repr(result)
+    page = result._repr_html_()
     assert "data:image/png;base64" in page and "Not a medical device" in page
-    axes = found.plot()
-    assert axes.get_title().startswith(found.image_id) and len(axes.images) >= 1
-    assert found.image.shape == (found.size, found.size) and found.image.min() >= 0
-    assert found.to_dict()["score"] == found.score
-    assert found.anomaly_map is not None and found.anomaly_map.shape == found.image.shape
-    assert found.anomaly_map.min() >= 0
+    axes = result.plot()
+    assert axes.get_title().startswith(result.image_id) and len(axes.images) >= 1
+    assert result.image.shape == (result.size, result.size) and result.image.min() >= 0
+    assert result.to_dict()["score"] == result.score
+    assert result.anomaly_map is not None and result.anomaly_map.shape == result.image.shape
+    assert result.anomaly_map.min() >= 0
 
 
 def test_a_model_is_saved_and_found_again(model: nf.Model, films: nf.Films, tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def test_a_model_is_saved_and_found_again(model: nf.Model, films: nf.Films, tmp_
 
 def test_a_model_without_a_folder_lives_as_long_as_it_is_used(films: nf.Films) -> None:
     model = nf.fit("mean-grey", films.normal("train"), gate="none")
-    found = model.predict(films.abnormal("test")[0])
-    assert found.score == found.score and found.p_value is not None
+    result = model.predict(films.abnormal("test")[0])
+    assert result.score == result.score and result.p_value is not None
     with pytest.raises(nf.UserError, match="'components_': is no option of pca"):
         nf.fit("pca", films, components_=3)
     with pytest.raises(nf.UserError, match="method 'pcaa'"):
@@ -240,13 +240,13 @@ def test_a_bench_is_a_data_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return tmp_path / "report.html"
 
     monkeypatch.setattr("nofinding.api.run_bench", run)
-    found = nf.bench([PHANTOM], methods=["ae", "vae:tiny"], out=tmp_path, pictures=False)
+    collected = nf.bench([PHANTOM], methods=["ae", "vae:tiny"], out=tmp_path, pictures=False)
     assert (given[0].films, given[0].methods, given[0].pictures) == (
         [PHANTOM],
         "ae,vae:tiny",
         False,
     )
-    assert found.to_dataframe()["auroc"].tolist() == [0.5]
+    assert collected.to_dataframe()["auroc"].tolist() == [0.5]
     with pytest.raises(nf.UserError, match="'seedz': is no option of bench"):
         nf.bench([PHANTOM], out=tmp_path, seedz=3)
 
@@ -254,5 +254,5 @@ def test_a_bench_is_a_data_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_pictures_round_trip_through_memory(model: nf.Model) -> None:
     file = io.BytesIO()
     Image.fromarray(np.full((40, 40), 90, np.uint8)).save(file, format="JPEG")
-    found = model.predict(file.getvalue())
-    assert found.image_id == "film-0" and found.image.max() > 0
+    result = model.predict(file.getvalue())
+    assert result.image_id == "film-0" and result.image.max() > 0

@@ -17,11 +17,11 @@ def test_it_passes_scikit_learn_s_checks(estimator: Any, check: Any) -> None:
 def test_it_finds_the_odd_rows() -> None:
     rng = np.random.default_rng(0)
     X = np.outer(rng.uniform(1, 2, 80), np.sin(np.arange(64) / 5)) + rng.normal(0, 0.01, (80, 64))
-    made = nf.AnomalyDetector(contamination=0.1).fit(X)
+    output = nf.AnomalyDetector(contamination=0.1).fit(X)
     odd = X[:5] + rng.normal(0, 1, (5, 64))
-    assert (made.predict(odd) == -1).all()
-    assert made.score_samples(odd).max() < made.score_samples(X).min()
-    assert (made.predict(X) == -1).mean() == pytest.approx(0.1, abs=0.02)
+    assert (output.predict(odd) == -1).all()
+    assert output.score_samples(odd).max() < output.score_samples(X).min()
+    assert (output.predict(X) == -1).mean() == pytest.approx(0.1, abs=0.02)
 
 
 def test_an_unknown_method_is_named() -> None:

@@ -9,9 +9,9 @@ import torch
 
 from nofinding.data import batch as module
 from nofinding.data.batch import Films, Joined
-from nofinding.data.cache import FilmCache
+from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.ehr import FIELDS, EhrStats
-from nofinding.types import Batch, Pixels, Record
+from nofinding.types import Batch, Exam, Pixels
 
 COLUMNS = [FIELDS["age"], FIELDS["sex"]]
 
@@ -30,10 +30,10 @@ class Seeded:
         return f"seed {self.seed}"
 
 
-def cohort(count: int = 4) -> list[Record]:
+def cohort(count: int = 4) -> list[Exam]:
     ehr = [{"age": 40.0, "sex": 1.0}, {"age": 60.0}, {}, {"sex": 0.0}]
     return [
-        Record(
+        Exam(
             image_id=f"f{i}",
             patient_id=f"p{i}",
             pixels=Seeded(i),
@@ -44,8 +44,8 @@ def cohort(count: int = 4) -> list[Record]:
     ]
 
 
-def films(records: list[Record], **options: object) -> Films:
-    return Films(records, EhrStats.of(records, COLUMNS), 8, **options)  # type: ignore[arg-type]
+def films(exams: list[Exam], **options: object) -> Films:
+    return Films(exams, EhrStats.of(exams, COLUMNS), 8, **options)  # type: ignore[arg-type]
 
 
 def test_a_batch_has_films_and_records_in_the_order_asked_for() -> None:
@@ -61,8 +61,8 @@ def test_black_is_minus_one_and_white_is_one() -> None:
     def half() -> Pixels:
         return np.repeat(np.float32([[0, 1]]), 8, axis=0).repeat(4, axis=1)
 
-    record = Record(image_id="a", patient_id="a", pixels=half, ehr={})
-    image = films([record]).batch([0]).image
+    exam = Exam(image_id="a", patient_id="a", pixels=half, ehr={})
+    image = films([exam]).batch([0]).image
     assert (image[..., :4] == -1).all() and (image[..., 4:] == 1).all()
 
 
@@ -76,20 +76,20 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_a_second_epoch_never_decodes() -> None:
-    records = cohort()
-    some = films(records)
+    exams = cohort()
+    some = films(exams)
     first, second = some.batch([0, 1]), some.batch([0, 1])
     assert torch.equal(first.image, second.image)
-    assert [r.pixels.calls for r in records] == [1, 1, 0, 0]  # type: ignore[attr-defined]
+    assert [r.pixels.calls for r in exams] == [1, 1, 0, 0]  # type: ignore[attr-defined]
 
 
 def test_films_beyond_the_memory_are_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEMORY", 2 * 8 * 8)
-    records = cohort()
-    some = films(records)
+    exams = cohort()
+    some = films(exams)
     expected = some.batch([0, 1])
     assert torch.equal(some.batch([0, 1]).image, expected.image)
-    assert [r.pixels.calls for r in records] == [1, 2, 0, 0]  # type: ignore[attr-defined]
+    assert [r.pixels.calls for r in exams] == [1, 2, 0, 0]  # type: ignore[attr-defined]
 
 
 def test_cached_equals_fresh(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_changing_a_batch_in_place_does_not_change_the_films() -> None:
 
 def test_pixel_hashes_are_equal_for_equal_films_only() -> None:
     records = cohort(3)
-    records.append(Record(image_id="copy", patient_id="x", pixels=Seeded(0), ehr={}, findings=None))
+    records.append(Exam(image_id="copy", patient_id="x", pixels=Seeded(0), ehr={}, findings=None))
     hashes = [films(records).pixel_hash(i) for i in range(4)]
     assert hashes[0] == hashes[3] and len(set(hashes)) == 3
     assert all(len(h) == 16 and int(h, 16) >= 0 for h in hashes)
@@ -121,7 +121,7 @@ def test_there_is_no_label_to_leak() -> None:
     assert {f.name for f in dataclass_fields(Batch)} == {"image", "ehr", "known", "ids"}
     some = films(cohort())
     assert "Mass" not in repr(vars(some)) and not any(
-        isinstance(value, Record) for value in vars(some).values()
+        isinstance(value, Exam) for value in vars(some).values()
     )
 
 
@@ -135,36 +135,36 @@ def test_no_films_and_no_fields_still_make_a_batch() -> None:
 
 
 def test_records_alone_are_those_of_the_batch_and_decode_nothing() -> None:
-    records = cohort()
-    some = films(records)
-    ehr, known = some.records([2, 0, 3])
-    assert [r.pixels.calls for r in records] == [0, 0, 0, 0]  # type: ignore[attr-defined]
+    exams = cohort()
+    some = films(exams)
+    ehr, known = some.exams([2, 0, 3])
+    assert [r.pixels.calls for r in exams] == [0, 0, 0, 0]  # type: ignore[attr-defined]
     batch = some.batch([2, 0, 3])
     assert torch.equal(ehr, batch.ehr) and torch.equal(known, batch.known)
     ehr[0] = 9  # a copy: the films' own records stay
-    assert torch.equal(some.records([2])[0], batch.ehr[:1])
+    assert torch.equal(some.exams([2])[0], batch.ehr[:1])
 
 
 def test_films_joined_are_the_one_and_then_the_other() -> None:
-    records = cohort(5)
-    stats = EhrStats.of(records, COLUMNS)
-    a, b = Films(records[:3], stats, 8), Films(records[3:], stats, 8)
+    exams = cohort(5)
+    stats = EhrStats.of(exams, COLUMNS)
+    a, b = Films(exams[:3], stats, 8), Films(exams[3:], stats, 8)
     both = Joined(a, b)
     assert len(both) == 5 and both.ids == a.ids + b.ids
     assert (both.stats, both.size, both.aspect) == (stats, 8, "pad")
     batch = both.batch([4, 0])
     assert batch.ids == ("f4", "f0")
     for row, (part, index) in enumerate(((b, 1), (a, 0))):
-        wanted = part.batch([index])
-        assert torch.equal(batch.image[row], wanted.image[0])
-        assert torch.equal(batch.ehr[row], wanted.ehr[0])
-        assert torch.equal(batch.known[row], wanted.known[0])
+        expected = part.batch([index])
+        assert torch.equal(batch.image[row], expected.image[0])
+        assert torch.equal(batch.ehr[row], expected.ehr[0])
+        assert torch.equal(batch.known[row], expected.known[0])
     assert [both.pixel_hash(i) for i in range(5)] == [
         *(a.pixel_hash(i) for i in range(3)),
         *(b.pixel_hash(i) for i in range(2)),
     ]
-    assert torch.equal(both.records([3, 1])[0], both.batch([3, 1]).ehr)
-    assert all(record.pixels.calls == 1 for record in records)  # type: ignore[attr-defined]
+    assert torch.equal(both.exams([3, 1])[0], both.batch([3, 1]).ehr)
+    assert all(exam.pixels.calls == 1 for exam in exams)  # type: ignore[attr-defined]
     with pytest.raises(IndexError):
         both.batch([5])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nofinding.data.ehr import FIELDS, EhrField, EhrStats, convert, parse, plausible, read_fields
 from nofinding.errors import UserError
-from nofinding.types import Record
+from nofinding.types import Exam
 
 LOINC = {
     "age": "30525-0",
@@ -29,8 +29,8 @@ LOINC = {
 }
 
 
-def record(image_id: str = "a", **ehr: float) -> Record:
-    return Record(image_id=image_id, patient_id=image_id, pixels=lambda: np.zeros((4, 4)), ehr=ehr)
+def exam(image_id: str = "a", **ehr: float) -> Exam:
+    return Exam(image_id=image_id, patient_id=image_id, pixels=lambda: np.zeros((4, 4)), ehr=ehr)
 
 
 def test_built_in_fields_carry_their_codes_units_and_ranges() -> None:
@@ -121,14 +121,14 @@ def test_lengths_keep_their_order_and_zero(value: float, unit: str) -> None:
 
 
 def test_the_impossible_is_dropped_and_flagged_by_name() -> None:
-    kept, flags = plausible({"age": 300, "bmi": 2, "sex": 1, "height": 250}, FIELDS)
-    assert kept == {"sex": 1, "height": 250}
+    remaining, flags = plausible({"age": 300, "bmi": 2, "sex": 1, "height": 250}, FIELDS)
+    assert remaining == {"sex": 1, "height": 250}
     assert flags == ("age: 300 is outside 0 to 120 a", "bmi: 2 is outside 8 to 100 kg/m2")
 
 
 def test_a_diastolic_above_the_systolic_pressure_drops_both() -> None:
-    kept, flags = plausible({"systolic": 80, "diastolic": 120, "age": 5}, FIELDS)
-    assert kept == {"age": 5}
+    remaining, flags = plausible({"systolic": 80, "diastolic": 120, "age": 5}, FIELDS)
+    assert remaining == {"age": 5}
     assert len(flags) == 1 and flags[0].startswith("diastolic: 120 is above systolic 80")
     assert plausible({"systolic": 120, "diastolic": 80}, FIELDS)[1] == ()
 
@@ -187,15 +187,15 @@ def test_an_absent_field_file_is_refused(tmp_path: Path) -> None:
 
 
 def stats() -> EhrStats:
-    records = [record(age=40, sex=1), record(age=60, sex=0), record(sex=1, bmi=25)]
+    records = [exam(age=40, sex=1), exam(age=60, sex=0), exam(sex=1, bmi=25)]
     return EhrStats.of(records, [FIELDS[name] for name in ("age", "sex", "bmi", "spo2")])
 
 
 def test_statistics_are_of_what_was_known() -> None:
-    found = stats()
-    assert found.mean == (50, 0, 25, 0)
-    assert found.std == (10, 1, 1, 1)
-    assert found.known == (2, 3, 1, 0)
+    result = stats()
+    assert result.mean == (50, 0, 25, 0)
+    assert result.std == (10, 1, 1, 1)
+    assert result.known == (2, 3, 1, 0)
 
 
 def test_encoding_masks_what_is_missing() -> None:

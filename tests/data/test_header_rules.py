@@ -19,12 +19,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_film import RAMP, film, in_bytes, plain, read
-from nofinding.clinical.source import read_source
-from nofinding.data.decode import FilmFile, read_about, read_studies
+from nofinding.clinical.dicom.source import read_source
+from nofinding.data.decoding.decode import FilmFile, read_about, read_studies
 from nofinding.data.patient_age import DISAGREE, UNUSABLE, ZERO, age_of
+from nofinding.datasets.hospital.film_headers import stated_unfit
 from nofinding.errors import UserError
-from nofinding.sources.headers import stated_unfit
+from support.dicom_film import RAMP, film, in_bytes, plain, read
 
 BORN = {"PatientBirthDate": "19580101"}
 
@@ -102,11 +102,11 @@ def test_an_optional_element_that_cannot_be_read_counts_as_absent(
     (header,) = read_studies([file], 1)
     assert stated_unfit(header) is None
     expected = read(tmp_path / "..", film())
-    told = FilmFile(file).decode()
-    np.testing.assert_array_equal(told.pixels, expected)
-    assert all(value.strip().decode() not in flag for flag in told.flags if len(value) > 2)
+    message = FilmFile(file).decode()
+    np.testing.assert_array_equal(message.pixels, expected)
+    assert all(value.strip().decode() not in flag for flag in message.flags if len(value) > 2)
     if keyword.startswith(("Pixel", "Imager", "Instance", "Window", "Rescale", "VOI")):
-        assert keyword in " ".join(told.flags) or keyword == "PixelPaddingRangeLimit"
+        assert keyword in " ".join(message.flags) or keyword == "PixelPaddingRangeLimit"
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_a_needed_element_is_named(
 
 @pytest.mark.parametrize("missing", ["SamplesPerPixel", "PixelRepresentation", "HighBit"])
 def test_what_can_be_assumed_need_not_be_stated(tmp_path: Path, missing: str) -> None:
-    told = read(tmp_path, film(**{missing: None}))
-    np.testing.assert_array_equal(told, read(tmp_path, film()))
+    message = read(tmp_path, film(**{missing: None}))
+    np.testing.assert_array_equal(message, read(tmp_path, film()))
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -159,10 +159,10 @@ def test_one_picture_in_every_lossless_form(tmp_path: Path, bits: int, signed: b
         else:
             whole = plain(dataset, syntax)
         (tmp_path / "film.dcm").write_bytes(whole)
-        told = FilmFile(tmp_path / "film.dcm").decode()
-        expected = told.pixels if expected is None else expected
-        np.testing.assert_array_equal(told.pixels, expected, err_msg=str(syntax))
-        assert told.flags == ()
+        message = FilmFile(tmp_path / "film.dcm").decode()
+        expected = message.pixels if expected is None else expected
+        np.testing.assert_array_equal(message.pixels, expected, err_msg=str(syntax))
+        assert message.flags == ()
     assert expected is not None
     np.testing.assert_allclose(expected, (values + signed * top // 2) / (top - 1), atol=1e-5)
 
@@ -192,8 +192,8 @@ LINE = (np.arange(4096) * 16).astype("<u2")
 )
 @pytest.mark.filterwarnings("ignore")
 def test_white_is_what_a_table_reaches(tmp_path: Path, item: Dataset) -> None:
-    told = read(tmp_path, film(VOILUTSequence=[item]))
-    np.testing.assert_allclose(told, RAMP / 4095, atol=1 / 255)
+    values = read(tmp_path, film(VOILUTSequence=[item]))
+    np.testing.assert_allclose(values, RAMP / 4095, atol=1 / 255)
 
 
 @pytest.mark.parametrize(
@@ -201,25 +201,25 @@ def test_white_is_what_a_table_reaches(tmp_path: Path, item: Dataset) -> None:
 )
 def test_a_table_that_is_none_leaves_the_window(tmp_path: Path, item: Dataset) -> None:
     tags = {"WindowCenter": 2048, "WindowWidth": 4096}
-    told = read(tmp_path, film(VOILUTSequence=[item], **tags))
-    np.testing.assert_array_equal(told, read(tmp_path, film(**tags)))
+    values = read(tmp_path, film(VOILUTSequence=[item], **tags))
+    np.testing.assert_array_equal(values, read(tmp_path, film(**tags)))
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])
-@pytest.mark.parametrize("told", [0, 12])
-def test_white_of_a_picture_of_16_bits(tmp_path: Path, bits: int, told: int) -> None:
+@pytest.mark.parametrize("message", [0, 12])
+def test_white_of_a_picture_of_16_bits(tmp_path: Path, bits: int, message: int) -> None:
     top = (1 << bits) - 1
     values = (np.arange(6400).reshape(80, 80) * top // 6399).astype(np.uint16)
     file = tmp_path / "film.png"
     Image.fromarray(values).save(file)
-    if told:  # a chunk sBIT behind the first one
+    if message:  # a chunk sBIT behind the first one
         whole = file.read_bytes()
-        chunk = struct.pack(">I4sB", 1, b"sBIT", told) + struct.pack(
-            ">I", zlib.crc32(b"sBIT" + bytes([told]))
+        chunk = struct.pack(">I4sB", 1, b"sBIT", message) + struct.pack(
+            ">I", zlib.crc32(b"sBIT" + bytes([message]))
         )
         file.write_bytes(whole[:33] + chunk + whole[33:])
     film_ = FilmFile(file).decode()
-    stated = told and top < 1 << told
-    white = (1 << told) - 1 if stated else top if bits <= 14 and not told else 65535
+    stated = message and top < 1 << message
+    white = (1 << message) - 1 if stated else top if bits <= 14 and not message else 65535
     np.testing.assert_allclose(film_.pixels, values / white, atol=1e-6)
-    assert bool(film_.flags) == (not told and bits <= 14)
+    assert bool(film_.flags) == (not message and bits <= 14)

@@ -46,11 +46,11 @@ def test_distributions() -> None:
 def test_open_simplex_is_the_published_programs(seed: int) -> None:
     x, y = np.linspace(-7.3, 9.1, 61), np.linspace(-300.2, -288.0, 47)  # not a period away from 0
     opensimplex.seed(seed)
-    wanted = torch.from_numpy(opensimplex.noise2array(x, y))
+    expected = torch.from_numpy(opensimplex.noise2array(x, y))
     grid_y, grid_x = torch.meshgrid(torch.from_numpy(y), torch.from_numpy(x), indexing="ij")
     permutation = torch.from_numpy(_init(seed)[0])[None]
-    found = open_simplex(grid_x.reshape(1, -1), grid_y.reshape(1, -1), permutation)
-    torch.testing.assert_close(found.reshape(47, 61), wanted, rtol=0, atol=1e-9)
+    result = open_simplex(grid_x.reshape(1, -1), grid_y.reshape(1, -1), permutation)
+    torch.testing.assert_close(result.reshape(47, 61), expected, rtol=0, atol=1e-9)
 
 
 def test_variance_of_open_simplex_is_the_integral() -> None:

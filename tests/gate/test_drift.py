@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nofinding.gate.drift import Coordinates, Drift, distances, drift
-from nofinding.gate.look import Look
+from nofinding.gate.feature_extractor import Look
 
 
 def cloud(n: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -24,10 +24,10 @@ def test_alike_films_are_called_no_more_often_than_promised() -> None:
 
 
 def test_another_site_is_found() -> None:
-    found = drift(*cloud(60, 1), *cloud(30, 2, shift=1.0), draws=199)
-    assert found.p == 1 / 200 and found.effect > 0.1 and found.alarming
-    assert (found.n, found.n_reference) == (30, 60)
-    assert "unlike those it was fitted on (drift p = 0.005" in (found.line() or "")
+    drifted = drift(*cloud(60, 1), *cloud(30, 2, shift=1.0), draws=199)
+    assert drifted.p == 1 / 200 and drifted.effect > 0.1 and drifted.alarming
+    assert (drifted.n, drifted.n_reference) == (30, 60)
+    assert "unlike those it was fitted on (drift p = 0.005" in (drifted.line() or "")
 
 
 def test_disease_in_the_half_that_scores_high_is_not_looked_at() -> None:
@@ -51,15 +51,15 @@ def test_a_small_difference_is_told_from_a_site() -> None:
 
 
 def test_distances_by_hand() -> None:
-    found = distances(np.array([[0.0, 0.0], [3.0, 4.0]]))
-    assert found == pytest.approx(np.array([[0, 5], [5, 0]]))
+    result = distances(np.array([[0.0, 0.0], [3.0, 4.0]]))
+    assert result == pytest.approx(np.array([[0, 5], [5, 0]]))
 
 
 def test_coordinates_have_unit_spread_on_the_films_they_come_from() -> None:
     rng = torch.Generator().manual_seed(0)
     pooled = torch.randn(50, 20, generator=rng) * torch.linspace(1, 9, 20)
-    seen = Look(torch.zeros(50, 1), pooled, torch.rand(50, 4, generator=rng), torch.ones(50))
-    points = Coordinates.of(seen)(seen)
+    features = Look(torch.zeros(50, 1), pooled, torch.rand(50, 4, generator=rng), torch.ones(50))
+    points = Coordinates.of(features)(features)
     assert points.shape == (50, 12)
     assert points.mean(0) == pytest.approx(np.zeros(12), abs=1e-4)
     assert points.std(0, ddof=0) == pytest.approx(np.ones(12), rel=0.02)

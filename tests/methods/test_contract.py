@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from elsewhere import elsewhere
-from nofinding import checkpoint
 from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.errors import UserError
 from nofinding.methods import METHODS, Detector
-from nofinding.methods.protocol import LearnsFromOthers, Notes
-from nofinding.training import Job
-from nofinding.types import Batch, Pixels, Record, Scores, Supervision
+from nofinding.methods.base.protocol import LearnsFromOthers, Notes
+from nofinding.storage import checkpoint
+from nofinding.training import TrainingRun
+from nofinding.types import Batch, Exam, Pixels, Scores, Supervision
+from support.elsewhere import elsewhere
 
 FIELD_NAMES = ("age", "sex", "view", "bmi")
 TINY = [
@@ -51,13 +51,13 @@ class Chest:
         return np.clip(film, 0, 1).astype(np.float32)
 
 
-def record(number: int, *, blob: bool = False) -> Record:
+def exam(number: int, *, blob: bool = False) -> Exam:
     """Every third film lacks its BMI, every fifth its age."""
     rng = np.random.default_rng(1000 + number)
     ehr = {"age": rng.uniform(20, 80), "sex": float(number % 2), "view": float(number % 3 == 0)}
     ehr["bmi"] = rng.uniform(18, 35)
     missing = {"bmi"} if number % 3 == 0 else {"age"} if number % 5 == 0 else set()
-    return Record(
+    return Exam(
         image_id=f"film-{number}{'-blob' * blob}",
         patient_id=f"p{number}",
         pixels=Chest(number, blob),
@@ -66,11 +66,11 @@ def record(number: int, *, blob: bool = False) -> Record:
     )
 
 
-TRAIN = [record(n) for n in range(24)]
-SCORED = [record(n) for n in range(100, 108)]
+TRAIN = [exam(n) for n in range(24)]
+SCORED = [exam(n) for n in range(100, 108)]
 OTHERS = {
-    "diseased": [record(n, blob=True) for n in range(300, 312)],
-    "unlabelled": [record(n, blob=n % 2 == 0) for n in range(300, 316)],
+    "diseased": [exam(n, blob=True) for n in range(300, 312)],
+    "unlabelled": [exam(n, blob=n % 2 == 0) for n in range(300, 316)],
 }
 OTHERS_TIER = {
     "diseased": Supervision.WEAKLY_SUPERVISED,
@@ -93,17 +93,17 @@ class Fitted:
     def new(self) -> Detector:
         return self.kind(self.kind.PRESETS[self.preset], STATS)
 
-    def films(self, records: Sequence[Record]) -> Films:
-        return Films(records, STATS, self.detector.image_size)
+    def films(self, exams: Sequence[Exam]) -> Films:
+        return Films(exams, STATS, self.detector.image_size)
 
 
-QUIET = Job(progress=False, accelerator="cpu")
+QUIET = TrainingRun(progress=False, accelerator="cpu")
 
 
-def learn(detector: Detector, job: Job = QUIET) -> Detector:
+def learn(detector: Detector, job: TrainingRun = QUIET) -> Detector:
     """Fits it, after it met other films where it learns from such."""
     if isinstance(detector, LearnsFromOthers):
-        detector.meet(Films(OTHERS[detector.OTHERS], STATS, detector.image_size))
+        detector.set_auxiliary(Films(OTHERS[detector.OTHERS], STATS, detector.image_size))
     films = Films(TRAIN, STATS, detector.image_size)
     assert detector.fit(films, seed=7, job=job) is detector
     return detector
@@ -126,8 +126,8 @@ def fitted(request: pytest.FixtureRequest) -> Fitted:
     return Fitted(kind, preset, detector, batch, detector.score(batch, seed=3))
 
 
-def rows(batch: Batch, chosen: Sequence[int]) -> Batch:
-    index = list(chosen)
+def rows(batch: Batch, indices: Sequence[int]) -> Batch:
+    index = list(indices)
     ids = tuple(batch.ids[i] for i in index)
     return Batch(batch.image[index], batch.ehr[index], batch.known[index], ids)
 
@@ -137,15 +137,15 @@ def rows(batch: Batch, chosen: Sequence[int]) -> Batch:
 ROUNDING = 2 * torch.finfo(torch.float32).eps
 
 
-def assert_same(found: Scores, wanted: Scores, spread: float) -> None:
+def assert_same(scores: Scores, expected: Scores, spread: float) -> None:
     """Within 1e-5 of the spread of the scores, and of the range of parts, maps and films."""
     atol = max(1e-5 * spread, ROUNDING)
-    torch.testing.assert_close(found.score, wanted.score, rtol=ROUNDING, atol=atol)
-    assert found.parts.keys() == wanted.parts.keys()
+    torch.testing.assert_close(scores.score, expected.score, rtol=ROUNDING, atol=atol)
+    assert scores.components.keys() == expected.components.keys()
     pairs: list[tuple[Tensor | None, Tensor | None]] = [
-        (found.map, wanted.map),
-        (found.normal, wanted.normal),
-        *((found.parts[name], wanted.parts[name]) for name in wanted.parts),
+        (scores.anomaly_map, expected.anomaly_map),
+        (scores.reconstruction, expected.reconstruction),
+        *((scores.components[name], expected.components[name]) for name in expected.components),
     ]
     for here, there in pairs:
         assert (here is None) == (there is None)
@@ -194,7 +194,7 @@ def test_what_it_learns_from_is_what_it_says(name: str) -> None:
     assert kind.supervision == OTHERS_TIER[detector.OTHERS]
     films = Films(TRAIN, STATS, detector.image_size)
     with pytest.raises(UserError, match=rf"^{name}: .*{detector.OTHERS}"):
-        detector.fit(films, job=Job(progress=False, accelerator="cpu"))
+        detector.fit(films, job=TrainingRun(progress=False, accelerator="cpu"))
 
 
 def test_scores_are_finite_and_maps_lie_on_the_film(fitted: Fitted) -> None:
@@ -202,14 +202,14 @@ def test_scores_are_finite_and_maps_lie_on_the_film(fitted: Fitted) -> None:
     assert scores.score.shape == (len(batch.ids),)
     assert scores.score.dtype == torch.float32
     assert scores.score.isfinite().all()
-    if scores.map is not None:
-        assert scores.map.shape == batch.image.shape
-        assert scores.map.isfinite().all()
-        assert (scores.map >= 0).all()
-    if scores.normal is not None:
-        assert scores.normal.shape == batch.image.shape
-        assert scores.normal.abs().max() <= 1
-    for part in scores.parts.values():
+    if scores.anomaly_map is not None:
+        assert scores.anomaly_map.shape == batch.image.shape
+        assert scores.anomaly_map.isfinite().all()
+        assert (scores.anomaly_map >= 0).all()
+    if scores.reconstruction is not None:
+        assert scores.reconstruction.shape == batch.image.shape
+        assert scores.reconstruction.abs().max() <= 1
+    for part in scores.components.values():
         assert part.shape == scores.score.shape
         assert part.isfinite().all()
 
@@ -227,7 +227,7 @@ def test_score_only_looks(fitted: Fitted) -> None:
     after = fitted.detector.state()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before), "score learns"
-    given = (scores.score, scores.map, scores.normal, *scores.parts.values())
+    given = (scores.score, scores.anomaly_map, scores.reconstruction, *scores.components.values())
     for tensor in given:
         if tensor is not None:
             assert tensor.device.type == "cpu" and not tensor.requires_grad
@@ -256,9 +256,9 @@ def test_no_film_is_refused(fitted: Fitted) -> None:
     if fitted.kind.supervision == Supervision.REPORT_PRETRAINED:
         pytest.skip("it looks at no film when it is fitted")
     if isinstance(detector, LearnsFromOthers):
-        detector.meet(fitted.films(OTHERS[detector.OTHERS]))
+        detector.set_auxiliary(fitted.films(OTHERS[detector.OTHERS]))
     with pytest.raises(UserError, match=r"\b(0|no)\b"):
-        detector.fit(fitted.films([]), job=Job(progress=False, accelerator="cpu"))
+        detector.fit(fitted.films([]), job=TrainingRun(progress=False, accelerator="cpu"))
 
 
 def test_a_film_alone_scores_as_in_company(fitted: Fitted) -> None:
@@ -267,9 +267,11 @@ def test_a_film_alone_scores_as_in_company(fitted: Fitted) -> None:
         alone = fitted.detector.score(rows(fitted.batch, [i]), seed=3)
         one = Scores(
             score=together.score[i : i + 1],
-            map=None if together.map is None else together.map[i : i + 1],
-            normal=None if together.normal is None else together.normal[i : i + 1],
-            parts={name: part[i : i + 1] for name, part in together.parts.items()},
+            anomaly_map=None if together.anomaly_map is None else together.anomaly_map[i : i + 1],
+            reconstruction=None
+            if together.reconstruction is None
+            else together.reconstruction[i : i + 1],
+            components={name: part[i : i + 1] for name, part in together.components.items()},
         )
         assert_same(alone, one, spread(together))
 
@@ -279,19 +281,19 @@ def test_order_and_batch_size_change_nothing(fitted: Fitted, size: int) -> None:
     together = fitted.scores
     order = [5, 0, 7, 2, 6, 1, 4, 3]
     for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        found = fitted.detector.score(rows(fitted.batch, chosen), seed=3).score
-        wanted = together.score[chosen]
+        selection = order[start : start + size]
+        scores = fitted.detector.score(rows(fitted.batch, selection), seed=3).score
+        expected = together.score[selection]
         atol = max(1e-5 * spread(together), ROUNDING)
-        torch.testing.assert_close(found, wanted, rtol=ROUNDING, atol=atol)
+        torch.testing.assert_close(scores, expected, rtol=ROUNDING, atol=atol)
 
 
 def test_state_survives_a_checkpoint(fitted: Fitted, tmp_path: Path) -> None:
-    wanted = fitted.scores
+    expected = fitted.scores
     checkpoint.save(tmp_path / "model", fitted.detector.state(), {})
     other = fitted.new()
     other.load_state(checkpoint.load(tmp_path / "model")[0])
-    assert_same(other.score(fitted.batch, seed=3), wanted, spread(wanted))
+    assert_same(other.score(fitted.batch, seed=3), expected, spread(expected))
 
 
 def test_it_scores_wherever_its_network_lies(fitted: Fitted, tmp_path: Path) -> None:
@@ -304,18 +306,23 @@ def test_it_scores_wherever_its_network_lies(fitted: Fitted, tmp_path: Path) -> 
         pytest.skip("this method has no network")
     with elsewhere() as device:
         net.to(device)
-        found = detector.score(fitted.batch, seed=3)
-    for tensor in (found.score, found.map, found.normal, *found.parts.values()):
+        scores = detector.score(fitted.batch, seed=3)
+    for tensor in (
+        scores.score,
+        scores.anomaly_map,
+        scores.reconstruction,
+        *scores.components.values(),
+    ):
         assert tensor is None or type(tensor) is Tensor
-    assert_same(found, fitted.scores, spread(fitted.scores))
+    assert_same(scores, fitted.scores, spread(fitted.scores))
 
 
 def test_same_seed_same_scores_and_no_global_chance(fitted: Fitted, tmp_path: Path) -> None:
     torch.manual_seed(99)  # not the seed that the fixture's fit began from
     before = torch.get_rng_state()
-    wanted = fitted.scores
+    expected = fitted.scores
     again = fitted.detector.score(fitted.batch, seed=3)
-    assert torch.equal(again.score, wanted.score)
+    assert torch.equal(again.score, expected.score)
     assert torch.equal(torch.get_rng_state(), before), "score draws from torch's global state"
 
     if fitted.preset != "tiny":  # an ablation is fitted by the same code
@@ -325,14 +332,14 @@ def test_same_seed_same_scores_and_no_global_chance(fitted: Fitted, tmp_path: Pa
     job = dataclasses.replace(QUIET, folder=tmp_path)
     learn(other, job)
     assert torch.equal(torch.get_rng_state(), before), "fit draws from torch's global state"
-    assert_same(other.score(fitted.batch, seed=3), wanted, spread(wanted))
+    assert_same(other.score(fitted.batch, seed=3), expected, spread(expected))
 
     if not any(tmp_path.rglob("step-*.json")):  # nothing was trained in the loop
         return
     with pytest.raises(UserError, match="--resume"):
         learn(fitted.new(), job)
     resumed = learn(fitted.new(), dataclasses.replace(job, resume=True))
-    assert_same(resumed.score(fitted.batch, seed=3), wanted, spread(wanted))
+    assert_same(resumed.score(fitted.batch, seed=3), expected, spread(expected))
 
 
 def test_without_the_record_the_record_changes_nothing(fitted: Fitted) -> None:
@@ -341,8 +348,8 @@ def test_without_the_record_the_record_changes_nothing(fitted: Fitted) -> None:
     batch = fitted.batch
     order = torch.arange(len(batch.ids)).flip(0)
     permuted = dataclasses.replace(batch, ehr=batch.ehr[order] + 1, known=~batch.known[order])
-    found = fitted.detector.score(permuted, seed=3)
-    assert torch.equal(found.score, fitted.scores.score)
+    scores = fitted.detector.score(permuted, seed=3)
+    assert torch.equal(scores.score, fitted.scores.score)
 
 
 @pytest.mark.parametrize("column", [*range(len(FIELD_NAMES)), None])
@@ -355,7 +362,7 @@ def test_a_missing_entry_is_masked_not_guessed(fitted: Fitted, column: int | Non
     missing = dataclasses.replace(fitted.batch, known=known, ehr=ehr)
     scores = fitted.detector.score(missing, seed=3)
     assert scores.score.isfinite().all()
-    assert all(part.isfinite().all() for part in scores.parts.values())
+    assert all(part.isfinite().all() for part in scores.components.values())
     # Whatever is written where nothing is known must not be read (1: a category that exists).
     ehr = ehr.clone()
     ehr[:, columns] = 1
@@ -368,12 +375,12 @@ def test_a_gross_bright_square_stands_out(fitted: Fitted) -> None:
         pytest.skip("an ablation may be blind; the method itself may not")
     if fitted.kind.supervision == Supervision.REPORT_PRETRAINED:
         pytest.skip("its tiny network has random weights, and has read nothing")
-    films = fitted.films([record(n, blob=True) for n in range(200, 204)])
-    found, usual = fitted.detector.score(films.batch(range(len(films)))), fitted.scores
+    films = fitted.films([exam(n, blob=True) for n in range(200, 204)])
+    scores, usual = fitted.detector.score(films.batch(range(len(films)))), fitted.scores
     if fitted.kind.name == "squid":
         # Its score is a discriminator's, which errs either way after 60 steps: of 24 fits with
         # other seeds, 60 to 600 steps and another processor, half. What it rebuilt is sound.
-        assert found.map is not None and usual.map is not None
-        assert found.map.mean((1, 2, 3)).min() > usual.map.mean((1, 2, 3)).max()
+        assert scores.anomaly_map is not None and usual.anomaly_map is not None
+        assert scores.anomaly_map.mean((1, 2, 3)).min() > usual.anomaly_map.mean((1, 2, 3)).max()
         return
-    assert found.score.min() > usual.score.median()
+    assert scores.score.min() > usual.score.median()

@@ -11,12 +11,12 @@ from torch import Tensor
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
-from nofinding.functional.density import fit_kernels, log_density
+from nofinding.functional.features.density import fit_kernels, log_density
 from nofinding.functional.noise import gaussian, generators
-from nofinding.methods.diffpath import SIX, DiffPath, path_statistics
-from nofinding.methods.osd_irf import OSDIRF
-from nofinding.training import Job, TrainConfig
-from nofinding.types import Batch, Pixels, Record
+from nofinding.methods.pixel_diffusion.diffpath import SIX, DiffPath, path_statistics
+from nofinding.methods.pixel_diffusion.osd_irf import OSDIRF
+from nofinding.training import TrainConfig, TrainingRun
+from nofinding.types import Batch, Exam, Pixels
 
 NO_RECORD = EhrStats.of([], [])
 QUICK = TrainConfig(steps=2, batch_size=4, lr=1e-3, warmup=1, ema=0.5)
@@ -32,15 +32,15 @@ class Noise:
 
 
 def normal_films(n: int = 12) -> Films:
-    records = [Record(image_id=str(s), patient_id="", pixels=Noise(s), ehr={}) for s in range(n)]
-    return Films(records, NO_RECORD, 32)
+    exams = [Exam(image_id=str(s), patient_id="", pixels=Noise(s), ehr={}) for s in range(n)]
+    return Films(exams, NO_RECORD, 32)
 
 
 def fitted(kind: Any, n: int = 12, **changes: Any) -> Any:
     config = kind.PRESETS["tiny"]
     config = replace(config, net=replace(config.net, train=QUICK), **changes)
     return kind(config, NO_RECORD).fit(
-        normal_films(n), seed=1, job=Job(progress=False, accelerator="cpu")
+        normal_films(n), seed=1, job=TrainingRun(progress=False, accelerator="cpu")
     )
 
 
@@ -52,12 +52,12 @@ def batch(image: Tensor) -> Batch:
 
 def test_osd_irf_asks_at_the_first_levels_of_the_way_up() -> None:
     detector = fitted(OSDIRF)
-    seen: list[tuple[Tensor, float]] = []
-    detector.net.register_forward_pre_hook(lambda _, g: seen.append((g[0].clone(), g[1].item())))
+    calls: list[tuple[Tensor, float]] = []
+    detector.net.register_forward_pre_hook(lambda _, g: calls.append((g[0].clone(), g[1].item())))
     film = normal_films().batch([3])
     detector.score(film)
-    assert [t for _, t in seen] == [0, 20, 40] and len(seen) == detector.network_calls
-    assert torch.equal(seen[0][0], film.image)  # nothing is added to the film
+    assert [t for _, t in calls] == [0, 20, 40] and len(calls) == detector.network_calls
+    assert torch.equal(calls[0][0], film.image)  # nothing is added to the film
 
 
 def test_osd_irf_is_the_squared_deviation_from_the_pixel_s_own_gaussian() -> None:
@@ -70,9 +70,11 @@ def test_osd_irf_is_the_squared_deviation_from_the_pixel_s_own_gaussian() -> Non
     with torch.no_grad():
         z = (detector.fields(film.image) - fields.mean(0)) / (fields.std(0) + 0.1)
     scores = detector.score(film)
-    assert scores.map is not None
-    torch.testing.assert_close(scores.map, (z**2 / 2).mean(1, keepdim=True), rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(scores.score, scores.map.mean((1, 2, 3)))
+    assert scores.anomaly_map is not None
+    torch.testing.assert_close(
+        scores.anomaly_map, (z**2 / 2).mean(1, keepdim=True), rtol=1e-3, atol=1e-5
+    )
+    torch.testing.assert_close(scores.score, scores.anomaly_map.mean((1, 2, 3)))
 
 
 def test_osd_irf_s_map_is_high_where_the_noise_is_out_of_place(
@@ -83,9 +85,9 @@ def test_osd_irf_s_map_is_high_where_the_noise_is_out_of_place(
     detector.statistics = {"mean": torch.full((3, 32, 32), 0.2), "spread": torch.zeros(3, 32, 32)}
     image = torch.full((2, 1, 32, 32), 0.2)
     image[1, 0, 4, 5] = -0.6  # as far out of place below the mean as above it
-    found = detector.score(batch(image)).map
-    assert found is not None
-    assert found[1].argmax() == 4 * 32 + 5 and found[1].max() > 50 * found[0].max()
+    scores = detector.score(batch(image)).anomaly_map
+    assert scores is not None
+    assert scores[1].argmax() == 4 * 32 + 5 and scores[1].max() > 50 * scores[0].max()
 
 
 def test_the_films_measured_are_drawn_by_the_seed() -> None:
@@ -93,10 +95,10 @@ def test_the_films_measured_are_drawn_by_the_seed() -> None:
     films = normal_films()
 
     def measured(seed: int, most: int) -> Tensor:
-        found: Tensor = detector.over_normals(
+        result: Tensor = detector.over_normals(
             films, lambda x: x.flatten(1).mean(1), most=most, seed=seed
         )
-        return found
+        return result
 
     assert torch.equal(measured(1, 5), measured(1, 5))
     assert not torch.equal(measured(1, 5), measured(2, 5))
@@ -108,8 +110,15 @@ def test_path_statistics_are_moments_of_the_noise_and_of_its_change() -> None:
     # opposite in the second, for which the odd moments turn round and the even ones stay.
     rise = [torch.full((1, 1, 4, 4), 0.1 * k) for k in range(11)]
     paths = path_statistics([torch.cat([r, -r]) for r in rise])
-    wanted = [0.5, 0.35, 0.275, 1.1, 1.21, 1.331]  # 11 steps of 0.1 each a step's share of the path
-    assert paths[0].tolist() == pytest.approx(wanted, rel=1e-5)
+    expected = [
+        0.5,
+        0.35,
+        0.275,
+        1.1,
+        1.21,
+        1.331,
+    ]  # 11 steps of 0.1 each a step's share of the path
+    assert paths[0].tolist() == pytest.approx(expected, rel=1e-5)
     signs = torch.tensor([-1.0, 1, -1, -1, 1, -1])
     torch.testing.assert_close(paths[1], paths[0] * signs)
 
@@ -130,10 +139,10 @@ def test_diffpath_scores_by_the_density_of_normal_paths(statistic: str) -> None:
         other = detector.path(film.image)
     if statistic == "1d":
         own, other = own[:, 4:5].sqrt(), other[:, 4:5].sqrt()
-    wanted = -log_density(other, fit_kernels(own)).float()
+    expected = -log_density(other, fit_kernels(own)).float()
     scores = detector.score(film)
-    torch.testing.assert_close(scores.score, wanted, rtol=1e-2, atol=1e-2)
-    assert tuple(scores.parts) == SIX and scores.map is None
+    torch.testing.assert_close(scores.score, expected, rtol=1e-2, atol=1e-2)
+    assert tuple(scores.components) == SIX and scores.anomaly_map is None
     inside = detector.score(normal_films().batch(range(12))).score
     assert inside.max() < scores.score.min()
 

@@ -45,19 +45,19 @@ def photographs() -> Tensor:
 
 def off(net: EfficientNetLite0, photographs: Tensor) -> float:
     """How far the means that enter each batch normalisation lie from those it remembers."""
-    found: list[float] = []
+    collected: list[float] = []
 
     def compare(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
         assert norm.running_mean is not None and norm.running_var is not None
         z = (inputs[0].mean((0, 2, 3)) - norm.running_mean) / (norm.running_var + 1e-3).sqrt()
-        found.append(float(z.abs().mean()))
+        collected.append(float(z.abs().mean()))
 
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(compare) for norm in norms]
     net(photographs)
     for hook in hooks:
         hook.remove()
-    return float(np.mean(found))
+    return float(np.mean(collected))
 
 
 def test_it_names_what_is_on_photographs(net: EfficientNetLite0, photographs: Tensor) -> None:
@@ -89,8 +89,8 @@ def test_it_computes_what_the_original_port_does(net: EfficientNetLite0) -> None
     logits = [-1.41083, 4.67207, -1.20292, -5.17872, -4.27305, -2.98590]
     torch.testing.assert_close(net(drawn)[0, :6], torch.tensor(logits), rtol=1e-4, atol=1e-3)
     means = [2.087186, 3.217409, 6.651666, 0.427201, 18.917904, 0.171471]
-    found = net.features(drawn, (10,))[10].mean((2, 3))[0, :6]
-    torch.testing.assert_close(found, torch.tensor(means), rtol=1e-4, atol=1e-3)
+    features = net.features(drawn, (10,))[10].mean((2, 3))[0, :6]
+    torch.testing.assert_close(features, torch.tensor(means), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [7, 8, 15, 32])
@@ -100,16 +100,16 @@ def test_same_padding_is_tensorflows(kernel: int, stride: int, size: int) -> Non
     conv = SameConv2d(1, 1, kernel, stride).requires_grad_(False)
     nn.init.ones_(conv.weight)
     ramp = torch.arange(1.0, size + 1)
-    found = conv(ramp.expand(1, 1, 1, size) * torch.ones(1, 1, size, 1))[0, 0]
+    result = conv(ramp.expand(1, 1, 1, size) * torch.ones(1, 1, size, 1))[0, 0]
     count = -(-size // stride)
-    assert found.shape == (count, count)
+    assert result.shape == (count, count)
     total = max((count - 1) * stride + kernel - size, 0)
     row = size // (2 * stride)  # well inside, so that the column's sum is `kernel` rows
     for i in range(count):
         first = i * stride - total // 2
-        wanted = sum(float(ramp[j]) for j in range(first, first + kernel) if 0 <= j < size)
+        expected = sum(float(ramp[j]) for j in range(first, first + kernel) if 0 <= j < size)
         inside = sum(0 <= row * stride - total // 2 + j < size for j in range(kernel))
-        assert found[row, i] == pytest.approx(wanted * inside)
+        assert result[row, i] == pytest.approx(expected * inside)
 
 
 def test_features_are_those_of_the_blocks_asked_for(net: EfficientNetLite0) -> None:
@@ -119,8 +119,8 @@ def test_features_are_those_of_the_blocks_asked_for(net: EfficientNetLite0) -> N
     assert [every[b].shape[2] for b in (0, 1, 3, 5, 10, 11, 15)] == [32, 16, 8, 4, 4, 2, 2]
     some = net.features(x, (3, 10))
     assert list(some) == [3, 10]
-    for block, found in some.items():
-        torch.testing.assert_close(found, every[block])
+    for block, result in some.items():
+        torch.testing.assert_close(result, every[block])
     alone = net.features(x[:1], (10,))[10].mean((2, 3))
     together = some[10].mean((2, 3))[:1]
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5 * float(together.std()))

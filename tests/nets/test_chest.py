@@ -38,25 +38,25 @@ def films() -> Tensor:
 def test_forward_is_early_then_evidence(net: ChestNet, films: Tensor) -> None:
     early = net.early(films)
     assert early.shape == (3, 40, SIDE // 8, SIDE // 8)
-    seen = net(films)
-    for found, wanted in zip(seen, net.evidence(early), strict=True):
-        assert torch.equal(found, wanted)
+    calls = net(films)
+    for result, expected in zip(calls, net.evidence(early), strict=True):
+        assert torch.equal(result, expected)
     side = SIDE // STRIDE
-    assert seen.where.shape == (3, side, side) and seen.film.shape == (3,)
-    assert seen.hidden.shape == (3, 8, side, side) and seen.deep.shape == (3, 320)
+    assert calls.where.shape == (3, side, side) and calls.film.shape == (3,)
+    assert calls.hidden.shape == (3, 8, side, side) and calls.deep.shape == (3, 320)
 
 
 @torch.no_grad()
 def test_both_sets_begin_as_imagenet_left_them(net: ChestNet, films: Tensor) -> None:
     early = net.early(films)
-    wanted = net.lite.features(film_to_rgb(films * 2 - 1), (FIRST - 1, MIDDLE, LAST))
-    torch.testing.assert_close(early, wanted[FIRST - 1], rtol=1e-4, atol=1e-5)
-    found = net.imagenet(early, (MIDDLE, LAST))
-    assert list(found) == [MIDDLE, LAST]
-    for block, maps in found.items():
-        torch.testing.assert_close(maps, wanted[block], rtol=1e-4, atol=1e-4)
+    expected = net.lite.features(film_to_rgb(films * 2 - 1), (FIRST - 1, MIDDLE, LAST))
+    torch.testing.assert_close(early, expected[FIRST - 1], rtol=1e-4, atol=1e-5)
+    prediction = net.imagenet(early, (MIDDLE, LAST))
+    assert list(prediction) == [MIDDLE, LAST]
+    for block, maps in prediction.items():
+        torch.testing.assert_close(maps, expected[block], rtol=1e-4, atol=1e-4)
     deep = net.evidence(early).deep
-    torch.testing.assert_close(deep, found[LAST].mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(deep, prediction[LAST].mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -68,11 +68,11 @@ def test_the_head_by_hand(net: ChestNet, films: Tensor) -> None:
     hidden = net.norm(net.from_middle(maps[MIDDLE]) + across + net.position)
     hidden = nn.functional.gelu(hidden)
     hidden = hidden + nn.functional.gelu(net.around(hidden))
-    seen = net.evidence(early)
-    torch.testing.assert_close(seen.hidden, hidden, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(seen.where, net.where(hidden)[:, 0], rtol=1e-4, atol=1e-4)
-    pooled = torch.cat([hidden.mean((2, 3)), hidden.amax((2, 3)), seen.deep], 1)
-    torch.testing.assert_close(seen.film, net.whole(pooled)[:, 0], rtol=1e-4, atol=1e-4)
+    features = net.evidence(early)
+    torch.testing.assert_close(features.hidden, hidden, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.where, net.where(hidden)[:, 0], rtol=1e-4, atol=1e-4)
+    pooled = torch.cat([hidden.mean((2, 3)), hidden.amax((2, 3)), features.deep], 1)
+    torch.testing.assert_close(features.film, net.whole(pooled)[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_training_moves_what_is_taught_and_nothing_else(films: Tensor) -> None:
@@ -83,9 +83,9 @@ def test_training_moves_what_is_taught_and_nothing_else(films: Tensor) -> None:
     assert not any(m.training for m in net.modules() if isinstance(m, nn.BatchNorm2d))
     descent = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
-        seen = net(films)
+        calls = net(films)
         descent.zero_grad()
-        (seen.where.square().mean() + seen.film.square().mean()).backward()
+        (calls.where.square().mean() + calls.film.square().mean()).backward()
         descent.step()
     moved = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert not any(k.startswith("lite.") for k in moved)
@@ -106,8 +106,8 @@ def test_a_film_alone_gives_what_it_gives_in_company(
     together = net.train(training)(films)
     for row in range(3):
         alone = net(films[row : row + 1])
-        for found, wanted in zip(alone, together, strict=True):
-            torch.testing.assert_close(found[0], wanted[row], rtol=1e-4, atol=1e-4)
+        for result, expected in zip(alone, together, strict=True):
+            torch.testing.assert_close(result[0], expected[row], rtol=1e-4, atol=1e-4)
     net.eval()
 
 
@@ -129,10 +129,10 @@ def test_what_was_learnt_survives(net: ChestNet, films: Tensor, precision: torch
     other.load_learnt(learnt)
     assert all(v.dtype == torch.float32 for v in other.parameters())
     atol = 0.0 if precision == torch.float32 else 0.05
-    wanted = net(films)
-    for found, there in zip(other(films), wanted, strict=True):
+    target = net(films)
+    for result, there in zip(other(films), target, strict=True):
         scale = float(there.abs().max())
-        torch.testing.assert_close(found, there, rtol=0, atol=atol * scale)
+        torch.testing.assert_close(result, there, rtol=0, atol=atol * scale)
 
 
 def test_weights_of_another_size_or_half_of_them_are_refused(net: ChestNet) -> None:

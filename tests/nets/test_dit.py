@@ -19,8 +19,8 @@ def taught(seed: int = 0) -> DiT:
 
 
 def test_positions_are_those_of_diffusers() -> None:
-    wanted = get_2d_sincos_pos_embed(24, 6, base_size=6, output_type="pt").float()
-    torch.testing.assert_close(grid_positions(6, 6, 24), wanted, rtol=0, atol=1e-6)
+    expected = get_2d_sincos_pos_embed(24, 6, base_size=6, output_type="pt").float()
+    torch.testing.assert_close(grid_positions(6, 6, 24), expected, rtol=0, atol=1e-6)
     assert len(grid_positions(3, 5, 8).unique(dim=0)) == 15
     with pytest.raises(ValueError, match="width 6: give a multiple of 4"):
         grid_positions(2, 2, 6)
@@ -37,22 +37,22 @@ def test_it_begins_with_all_gates_shut() -> None:
 def test_a_block_is_two_gated_branches_behind_modulated_norms() -> None:
     net = taught()
     block, x, level = net.blocks[0], torch.randn(2, 12, 16), torch.randn(2, 16)
-    told = block.tell(level)[:, None].chunk(6, dim=-1)
+    message = block.tell(level)[:, None].chunk(6, dim=-1)
 
     def norm(y: torch.Tensor) -> torch.Tensor:
         return (y - y.mean(-1, keepdim=True)) / (
             y.var(-1, keepdim=True, correction=0) + 1e-6
         ).sqrt()
 
-    first = norm(x) * (1 + told[1]) + told[0]
+    first = norm(x) * (1 + message[1]) + message[0]
     q, k, v = block.qkv(first).chunk(3, dim=-1)
     heads = []
     for part in (slice(0, 8), slice(8, 16)):
         weights = (q[..., part] @ k[..., part].transpose(1, 2) / 8**0.5).softmax(-1)
         heads.append(weights @ v[..., part])
-    middle = x + told[2] * block.out(torch.cat(heads, dim=-1))
-    wanted = middle + told[5] * block.mlp(norm(middle) * (1 + told[4]) + told[3])
-    torch.testing.assert_close(block(x, level), wanted, rtol=1e-4, atol=1e-5)
+    middle = x + message[2] * block.out(torch.cat(heads, dim=-1))
+    expected = middle + message[5] * block.mlp(norm(middle) * (1 + message[4]) + message[3])
+    torch.testing.assert_close(block(x, level), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_place_level_and_far_cells_matter_and_neighbours_of_a_batch_do_not() -> None:

@@ -48,10 +48,10 @@ def built(shape: UNetShape = SHAPE) -> Guided:
 def test_untrained_guidance_leaves_the_denoiser_exactly_as_it_was(shape: UNetShape) -> None:
     net = built(shape)
     z, t, film = inputs(shape.in_channels)
-    wanted = net.denoiser(z, t)
-    assert wanted.abs().max() > 0
-    assert torch.equal(net(z, t, film), wanted)
-    assert torch.equal(net(z, t, None), wanted)
+    expected = net.denoiser(z, t)
+    assert expected.abs().max() > 0
+    assert torch.equal(net(z, t, film), expected)
+    assert torch.equal(net(z, t, None), expected)
     copied, own = net.guidance.encoder.state_dict(), net.denoiser.encoder.state_dict()
     assert all(torch.equal(copied[name], own[name]) for name in own)
 
@@ -88,7 +88,7 @@ def test_fusion_carries_every_map_of_the_level_above_into_every_deepest_one() ->
     fusion = SpatialFusion([8, 16], 16, 2)
     fine = [torch.randn(1, 8, 8, 8), torch.randn(1, 16, 8, 8)]
     deep = [torch.randn(1, 16, 4, 4), torch.randn(1, 16, 4, 4)]
-    found = fusion(fine, deep)
+    result = fusion(fine, deep)
     # By hand: a strided convolution, each channel with mean 0 and variance 1, SiLU; summed; SiLU.
     for j in range(2):
         total = deep[j]
@@ -99,22 +99,22 @@ def test_fusion_carries_every_map_of_the_level_above_into_every_deepest_one() ->
             mean = x.mean((2, 3), keepdim=True)
             x = (x - mean) / (x.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
             total = total + x * x.sigmoid()
-        torch.testing.assert_close(found[j], total * total.sigmoid())
+        torch.testing.assert_close(result[j], total * total.sigmoid())
 
 
 def test_guidance_takes_its_maps_from_the_two_deepest_levels() -> None:
     net = built(THREE).guidance
     stirred(net)
     z, t, film = inputs(1)
-    seen: list[list[tuple[int, ...]]] = []
+    calls: list[list[tuple[int, ...]]] = []
 
     def note(module: torch.nn.Module, given: tuple[list[Tensor], list[Tensor]]) -> None:
-        seen.extend([tuple(m.shape[1:]) for m in maps] for maps in given)
+        calls.extend([tuple(m.shape[1:]) for m in maps] for maps in given)
 
     net.fusion.register_forward_pre_hook(note)
-    told, middle = net(z, t, film)
-    assert seen == [[(8, 4, 4), (16, 4, 4)], [(32, 2, 2), (32, 2, 2)]]
-    assert [tuple(m.shape[1:]) for m in told] == [(16, 2, 2), (32, 2, 2)]
+    message, middle = net(z, t, film)
+    assert calls == [[(8, 4, 4), (16, 4, 4)], [(32, 2, 2), (32, 2, 2)]]
+    assert [tuple(m.shape[1:]) for m in message] == [(16, 2, 2), (32, 2, 2)]
     assert middle.shape[1:] == (32, 2, 2)
 
 

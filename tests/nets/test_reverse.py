@@ -26,10 +26,10 @@ def test_of_a_wide_resnet_it_has_the_published_layers() -> None:
     shrink = 9 * (256 * 512 + 512 * 1024) + 2 * (512 + 1024) + 9 * 512 * 1024 + 2 * 1024
     embed = bottleneck(3 * 1024, 1024, 2048, 3, 1) + 2 * bottleneck(2048, 1024, 2048, 3, 0)
     assert count(fusion) == shrink + embed
-    wanted = 0
+    expected = 0
     for a, b, depth in ((2048, 1024, 3), (1024, 512, 4), (512, 256, 6)):
-        wanted += bottleneck(a, b // 2, b, 2, 2) + (depth - 1) * bottleneck(b, b // 2, b, 3, 0)
-    assert count(decoder) == wanted
+        expected += bottleneck(a, b // 2, b, 2, 2) + (depth - 1) * bottleneck(b, b // 2, b, 3, 0)
+    assert count(decoder) == expected
     ups = [m for m in decoder.modules() if isinstance(m, nn.ConvTranspose2d)]
     assert len(ups) == 6 and {(m.kernel_size, m.stride) for m in ups} == {((2, 2), (2, 2))}
 
@@ -42,9 +42,9 @@ def test_maps_in_maps_out_through_an_embedding_at_half_the_coarsest_sides(block:
     net = Student(fusion, ReverseDecoder(widths, 10, (1, 2, 1), block)).eval()
     maps = [torch.randn(3, c, s, s) for c, s in zip(widths, (16, 8, 4), strict=True)]
     assert fusion(maps).shape == (3, 10, 2, 2)
-    found = net(maps)
-    assert [m.shape for m in found] == [m.shape for m in maps]
-    for here, there in zip(net([m[:1] for m in maps]), found, strict=True):
+    prediction = net(maps)
+    assert [m.shape for m in prediction] == [m.shape for m in maps]
+    for here, there in zip(net([m[:1] for m in maps]), prediction, strict=True):
         torch.testing.assert_close(here, there[:1], rtol=1e-5, atol=1e-6)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nofinding.methods.diff3m import Diff3M
+from nofinding.methods.diff3m.detector import Diff3M
 from nofinding.nets.unet import (
     Decoder,
     Encoder,
@@ -36,12 +36,12 @@ def test_attention_stands_where_the_shape_says() -> None:
 
 def test_time_embedding_begins_with_cosines() -> None:
     embed = TimeEmbedding(8, 4)
-    seen: list[torch.Tensor] = []
-    embed.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    calls: list[torch.Tensor] = []
+    embed.first.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0]))
     embed(torch.tensor([0.0, 10.0]))
-    assert seen[0][0].tolist() == [1.0] * 4 + [0.0] * 4
+    assert calls[0][0].tolist() == [1.0] * 4 + [0.0] * 4
     rates = torch.tensor([1.0, 0.1, 0.01, 0.001])
-    torch.testing.assert_close(seen[0][1, 4:], torch.sin(10 * rates))
+    torch.testing.assert_close(calls[0][1, 4:], torch.sin(10 * rates))
 
 
 @pytest.mark.parametrize("preset", sorted(Diff3M.PRESETS))

@@ -46,8 +46,8 @@ def test_a_recipe_is_whole(recipe: Recipe) -> None:
         assert 0 < figure.value < 1
         assert figure.source and figure.method
         assert figure.metric == recipe.metric
-    told = [(f.method, f.detail, f.metric) for f in recipe.published]
-    assert len(set(told)) == len(told)
+    values = [(f.method, f.detail, f.metric) for f in recipe.published]
+    assert len(set(values)) == len(values)
 
 
 def test_a_method_of_ours_exists_and_is_told_what_the_published_one_was() -> None:
@@ -61,12 +61,12 @@ def test_a_method_of_ours_exists_and_is_told_what_the_published_one_was() -> Non
 
 def test_counts_and_figures_of_the_papers() -> None:
     expects = {n: r.expects for n, r in recipes().items()}
-    told = {n: (e.train_normal, e.test_normal, e.test_abnormal) for n, e in expects.items()}
-    assert told["zhanglab"] == (1349, 234, 390)
-    assert told["rsna-medad"] == (3851, 1000, 1000)
-    assert told["vindr-medad"] == (4000, 1000, 1000)
-    assert told["mimic-diff3m"] == (29310, 487, 1646)
-    assert told["chexpert-diff3m"] == (16969, 26, 176)
+    metadata = {n: (e.train_normal, e.test_normal, e.test_abnormal) for n, e in expects.items()}
+    assert metadata["zhanglab"] == (1349, 234, 390)
+    assert metadata["rsna-medad"] == (3851, 1000, 1000)
+    assert metadata["vindr-medad"] == (4000, 1000, 1000)
+    assert metadata["mimic-diff3m"] == (29310, 487, 1646)
+    assert metadata["chexpert-diff3m"] == (16969, 26, 176)
     (squid,) = (f for f in recipe_of("zhanglab").published if f.method == "SQUID")
     assert squid.value == 0.876 and squid.verified
     assert [f.value for f in recipe_of("mimic-diff3m").figures_of("diff3m")] == [0.61, 0.617]

@@ -15,10 +15,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from nofinding.functional.attention import pool_tokens
-from nofinding.functional.sampler import add_noise
-from nofinding.methods import official
-from nofinding.methods.diff3m import Diff3M, detect_as_program, program_step, scores_of
+from nofinding.functional.diffusion.sampler import add_noise
+from nofinding.functional.features.attention import pool_tokens
+from nofinding.methods.diff3m import official_checkpoint
+from nofinding.methods.diff3m.detector import Diff3M, detect_as_program, program_step, scores_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("NOFINDING_GOLDEN", ROOT.parent / "shared" / "golden"))
@@ -50,12 +50,14 @@ class Golden:
 @pytest.fixture(scope="module", params=PAIRS)
 def golden(request: pytest.FixtureRequest) -> Golden:
     name = request.param
-    tensors, flags = official.read_checkpoint(GOLDEN / f"{name}.weights.safetensors")
+    tensors, flags = official_checkpoint.read_checkpoint(GOLDEN / f"{name}.weights.safetensors")
     with safe_open(GOLDEN / f"{name}.vectors.safetensors", framework="pt") as file:
         vectors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         meta = file.metadata()
     flags = {**json.loads(meta.get("config", "{}")), **flags}
-    detector = official.detector_of(tensors, official.config_of(tensors, flags))
+    detector = official_checkpoint.detector_of(
+        tensors, official_checkpoint.config_of(tensors, flags)
+    )
     detector.net.eval()
     sex, age, view = vectors["demo"].T
     columns = [age, sex, view]
@@ -140,8 +142,8 @@ def test_step(golden: Golden, direction: str) -> None:
 def test_detection(golden: Golden) -> None:
     v, abar = golden.vectors, golden.detector.abar
     agrees(add_noise(v["x0"], v["first_noise"], abar[0]), v["start"])
-    found = detect_as_program(golden.call, v["x0"], v["first_noise"], abar, golden.noise_level)
-    agrees(found, v["reconstruction"], 1e-3)
-    for name, ours in scores_of(v["x0"], found).items():
+    result = detect_as_program(golden.call, v["x0"], v["first_noise"], abar, golden.noise_level)
+    agrees(result, v["reconstruction"], 1e-3)
+    for name, ours in scores_of(v["x0"], result).items():
         if f"score_{name}" in v:
             agrees(ours, v[f"score_{name}"], 5e-4)

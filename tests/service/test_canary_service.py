@@ -16,10 +16,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     DigitalXRayImageStorageForPresentation,
 )
 
-from canary import CARRIED, Canaries, found, plant
-from nofinding.service.home import Home
-from orthanc import free_port
-from serving import small_model, until
+from nofinding.service.store.home import Home
+from support.canary import CARRIED, Canaries, leaks, plant
+from support.orthanc import free_port
+from support.serving import small_model, until
 
 DEBUG = "import logging; logging.basicConfig(level=logging.DEBUG)"
 RUN = f"{DEBUG}; from nofinding.cli import main; raise SystemExit(main())"
@@ -58,15 +58,15 @@ def c_store(port: int, film: Path) -> int:
 def test_what_the_service_says_and_writes(canaries: Canaries, tmp_path: Path) -> None:
     model = small_model(tmp_path / "model")
     home, port = tmp_path / "home", free_port()
-    kept = ["--home", str(home), "--keep_free", "0", "--threads", "1", "--wait", "0"]
+    remaining = ["--home", str(home), "--keep_free", "0", "--threads", "1", "--wait", "0"]
     films = [canaries.film, canaries.turned]
     more = ["--port", str(port), "--accept", "SCANNER", "--record", str(canaries.record)]
     more += ["--stow", "http://127.0.0.1:1/nobody", "--model", str(model)]
-    with running(tmp_path / "listen.log", "listening as", "listen", *kept, *more):
+    with running(tmp_path / "listen.log", "listening as", "listen", *remaining, *more):
         assert [c_store(port, film) for film in films] == [0, 0]
         until(lambda: Home(home, keep_free=0).queue.counts()["done"] == 2)
-    said, told = tmp_path / "serve.log", []
-    with running(said, ": serving", "serve", *kept, "--port", "0", "--model", str(model)):
+    said, message = tmp_path / "serve.log", []
+    with running(said, ": serving", "serve", *remaining, "--port", "0", "--model", str(model)):
         line = next(x for x in said.read_text().splitlines() if ": serving" in x)
         url = line.partition(": serving")[0].rpartition(" ")[2]
         client = httpx.Client(base_url=url, timeout=60)
@@ -74,19 +74,19 @@ def test_what_the_service_says_and_writes(canaries: Canaries, tmp_path: Path) ->
         broken = (canaries.film.name, canaries.film.read_bytes()[:-5000])
         for name, data in ((f.name, f.read_bytes()) for f in films):
             answer = client.post("/v1/films", files={"film": (name, data)})
-            told.append(answer.text + str(answer.headers))
-        told.append(client.post("/v1/films", files={"film": broken}).text)
+            message.append(answer.text + str(answer.headers))
+        message.append(client.post("/v1/films", files={"film": broken}).text)
         queue = Home(home, keep_free=0).queue
         until(lambda: queue.counts()["waiting"] + queue.counts()["working"] == 0)
         for job in queue.listed():
             for part in ("", "/result", "/report", "/feedback", "/objects"):
                 answer = client.get(f"/v1/jobs/{job.id}{part}")
-                told.append(answer.text + str(answer.headers))
+                message.append(answer.text + str(answer.headers))
         for path in ("/v1/jobs", "/v1/drift", "/metrics", "/v1/feedback?format=csv", "/viewer/"):
-            told.append(client.get(path).text)
-    assert not [what for text in told for what in found(canaries, text)]
+            message.append(client.get(path).text)
+    assert not [what for text in message for what in leaks(canaries, text)]
     for log in ("listen.log", "serve.log"):
-        assert not found(canaries, (tmp_path / log).read_text())
+        assert not leaks(canaries, (tmp_path / log).read_text())
     objects = [*(home / "results").glob("*/objects/*.dcm")]
     assert objects and "MRN" in {what for one in objects for what in _within(canaries, one)}
     for one in objects:
@@ -94,12 +94,12 @@ def test_what_the_service_says_and_writes(canaries: Canaries, tmp_path: Path) ->
     for file in home.rglob("*"):
         if file.is_file() and "objects" not in file.parts and "spool" not in file.parts:
             assert not _within(canaries, file), file.relative_to(home)
-        assert not found(canaries, str(file.relative_to(home)))
+        assert not leaks(canaries, str(file.relative_to(home)))
 
 
 def _within(canaries: Canaries, file: Path) -> list[str]:
     """The canaries in one file's bytes."""
-    return [told.removesuffix(" in the text") for told in found(canaries, text(file))]
+    return [message.removesuffix(" in the text") for message in leaks(canaries, text(file))]
 
 
 def text(file: Path) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from fhir_server import FhirServer, observation, patient
-from nofinding.clinical.dicomweb import Archive
-from nofinding.service.audit import verify_audit
-from nofinding.service.home import Home
-from orthanc import Orthanc, free_port
-from serving import dicom_film, small_model, until
-from viewer_home import Page, browser, server
+from nofinding.clinical.network.dicomweb import Archive
+from nofinding.service.store.audit_log import verify_audit
+from nofinding.service.store.home import Home
+from support.fhir_server import FhirServer, observation, patient
+from support.orthanc import Orthanc, free_port
+from support.serving import dicom_film, small_model, until
+from support.viewer_home import Page, browser, server
 
 REAL = Path("../shared/data/dicom/RG1_J2KI.dcm")
 WHEN = {"StudyDate": "20240110", "StudyTime": "101500", "ViewPosition": "PA"}
@@ -98,13 +98,17 @@ def test_films_sent_by_a_scanner_are_scored_with_the_record_and_stored_in_the_ar
         reports = [dcmread(path) for path in sorted((tmp_path / "back").iterdir())]
         own = [report for report in reports if report.StudyInstanceUID == study]
         assert {report.PatientID for report in own} == {"P-0"} and len(own) == 3
-    kept = Home(home)
-    (job,) = [j for j in kept.queue.listed() if j.film == kept.pseudonym("film", uid_of(phantom))]
-    assert verify_audit(home / "audit.log", kept.key).entries >= 2 * len(films) + 2
-    told = [kept.results.told(job.id) for job in kept.queue.listed()]
+    remaining = Home(home)
+    (job,) = [
+        j
+        for j in remaining.queue.listed()
+        if j.film == remaining.pseudonym("film", uid_of(phantom))
+    ]
+    assert verify_audit(home / "audit.log", remaining.key).entries >= 2 * len(films) + 2
+    payload = [remaining.results.payload(job.id) for job in remaining.queue.listed()]
     rows = next(
         {row["field"]: (row["value"], row["source"]) for row in one["record"]}
-        for one in told
+        for one in payload
         if one is not None and any(row["field"] == "weight" for row in one["record"])
     )
     assert rows["weight"] == (80.0, "fhir") and rows["sex"] == (1.0, "fhir")
@@ -118,8 +122,8 @@ def test_films_sent_by_a_scanner_are_scored_with_the_record_and_stored_in_the_ar
         page.until(lambda: len(page.rows()) == len(films), "all films are in the list")
         page.film(job.id)
         page.until(lambda: job.result and f"{job.result['score']:.3g}" in page.text("body"), "it")
-        seen = page.text("body")
-        assert "P-0" not in seen and "esearch" in seen and "80" in seen
+        visible = page.text("body")
+        assert "P-0" not in visible and "esearch" in visible and "80" in visible
 
 
 def test_a_killed_service_has_lost_nothing_that_it_said_it_had(tmp_path: Path) -> None:
@@ -149,5 +153,5 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--model", str(tmp_path)], "holds no model.json"),
     ):
         assert main([*home, *more]) == 2
-        told = capsys.readouterr().err.strip().splitlines()
-        assert said in told[-1] and told[-1].startswith("nofinding: ")
+        output = capsys.readouterr().err.strip().splitlines()
+        assert said in output[-1] and output[-1].startswith("nofinding: ")

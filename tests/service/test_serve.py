@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from nofinding.cli import main
-from nofinding.service.home import Home
-from serving import dicom_film, small_model
+from nofinding.service.store.home import Home
+from support.serving import dicom_film, small_model
 
 TOKEN = "a token of more than twenty characters"
 PROGRAM = "import sys; from nofinding.cli import main; sys.exit(main())"
@@ -44,10 +44,10 @@ def served(
         process = subprocess.Popen(command, stderr=stream, env={**os.environ, **environment})
     try:
         begin = time.monotonic()
-        while not (found := re.search(r"https?://\S+(?=: serving)", errors.read_text())):
+        while not (match := re.search(r"https?://\S+(?=: serving)", errors.read_text())):
             assert process.poll() is None and time.monotonic() < begin + 60, errors.read_text()
             time.sleep(0.05)
-        yield process, found[0]
+        yield process, match[0]
     finally:
         process.kill()
         process.wait()
@@ -71,10 +71,10 @@ def children(pid: int) -> set[int]:
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
             parents[int(stat.parent.name)] = int(fields[1])
-    found: set[int] = set()
-    while more := {p for p, parent in parents.items() if parent in found | {pid}} - found:
-        found |= more
-    return found
+    result: set[int] = set()
+    while more := {p for p, parent in parents.items() if parent in result | {pid}} - result:
+        result |= more
+    return result
 
 
 def test_what_was_accepted_survives_a_kill_and_a_stop_under_load(
@@ -202,7 +202,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_service(
     damaged.mkdir()
     meta = json.loads((model / "model.json").read_text())
     (damaged / "model.json").write_text(json.dumps(meta | {"method": "other"}))
-    monkeypatch.setattr("nofinding.service.pool.GIVE_UP", 1)
+    monkeypatch.setattr("nofinding.service.workers.pool.GIVE_UP", 1)
     before = signal.getsignal(signal.SIGTERM), logging.getLogger("nofinding").level
     given = ["serve", "--home", str(tmp_path / "home"), "--model", str(damaged), "--port", "0"]
     with pytest.raises(SystemExit) as ended:
@@ -213,7 +213,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_service(
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *given], capture_output=True, text=True, timeout=60
     )
-    told = done.stderr
-    assert done.returncode == 2 and "Traceback" not in told
-    assert "no worker could load the model" in told
-    assert "nofinding: " + str(damaged) in told or f"nofinding: --model {damaged}" in told
+    errors = done.stderr
+    assert done.returncode == 2 and "Traceback" not in errors
+    assert "no worker could load the model" in errors
+    assert "nofinding: " + str(damaged) in errors or f"nofinding: --model {damaged}" in errors

@@ -12,8 +12,20 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from serving import dicom_film, small_model
-from viewer_home import EVIL, HIGH, HOT, SIDE, TOP, WIDE, Page, browser, filled, grey, server
+from support.serving import dicom_film, small_model
+from support.viewer_home import (
+    EVIL,
+    HIGH,
+    HOT,
+    SIDE,
+    TOP,
+    WIDE,
+    Page,
+    browser,
+    filled,
+    grey,
+    server,
+)
 
 TOKEN = "a token of more than twenty characters"
 SERVICE = httpx.Client(timeout=60)  # a busy machine is slow to start what reads the first film
@@ -43,15 +55,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 def test_the_worklist_is_in_the_services_order(page: Page) -> None:
     page.worklist()
-    told = SERVICE.get(f"{page.url}/v1/jobs", params={"most": 50}).json()
-    assert page.rows() == [job["job"] for job in told["jobs"]]
+    payload = SERVICE.get(f"{page.url}/v1/jobs", params={"most": 50}).json()
+    assert page.rows() == [job["job"] for job in payload["jobs"]]
     assert page.rows()[:3] == [page.jobs[name] for name in ("high", "next", "evil")]
     assert page.text(".films tbody .figure") == "0.0040"
     page.one("[data-order=score]").click()
     page.until(lambda: page.all("th.by-score[aria-sort=descending]"), "sorted by score")
     page.until(lambda: page.rows()[:1] == [page.jobs["high"]], "the highest score first")
-    told = SERVICE.get(f"{page.url}/v1/jobs", params={"order": "score", "descending": True}).json()
-    assert page.rows() == [job["job"] for job in told["jobs"]][:50]
+    payload = SERVICE.get(
+        f"{page.url}/v1/jobs", params={"order": "score", "descending": True}
+    ).json()
+    assert page.rows() == [job["job"] for job in payload["jobs"]][:50]
     page.one("[data-order=made]").click()
     page.until(lambda: page.all("th.by-made[aria-sort=descending]"), "sorted by time")
     page.press("]")
@@ -334,10 +348,10 @@ def test_the_drift_panel_draws_what_the_service_says(page: Page) -> None:
     page.driver.get("about:blank")
     page.driver.get(f"{page.url}/viewer/#/drift")
     page.until(lambda: page.all(".chart svg"), "charts")
-    told = SERVICE.get(f"{page.url}/v1/drift").json()["models"]
-    assert {text.text for text in page.all(".models h2")} >= {f"Model {name}" for name in told}
+    payload = SERVICE.get(f"{page.url}/v1/drift").json()["models"]
+    assert {text.text for text in page.all(".models h2")} >= {f"Model {name}" for name in payload}
     charts = [chart.get_attribute("aria-label") for chart in page.all(".chart svg")]
-    about = next(iter(told.values()))
+    about = next(iter(payload.values()))
     day = about["days"][-1]
     assert f"Films a day: {day['n']} on {day['day']}" in charts
     assert page.all(".chart .bar") and page.all(".chart .point")
@@ -345,17 +359,17 @@ def test_the_drift_panel_draws_what_the_service_says(page: Page) -> None:
 
 
 def test_an_alarm_of_the_drift_test_is_seen_on_every_screen(page: Page) -> None:
-    told = {"models": {"small": {"alarming": True}}}
+    metadata = {"models": {"small": {"alarming": True}}}
     stub = (
         "const ask = window.fetch; window.fetch = (url, options) => url.includes('v1/drift')"
-        f" ? Promise.resolve(new Response('{json.dumps(told)}')) : ask(url, options)"
+        f" ? Promise.resolve(new Response('{json.dumps(metadata)}')) : ask(url, options)"
     )
-    made = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": stub})
+    output = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": stub})
     try:
         page.worklist()
         page.until(lambda: page.all("#to-drift.alarm"), "the mark")
     finally:
-        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", made)
+        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", output)
     page.worklist()
     page.film("high")
     assert not page.all("#to-drift.alarm")

@@ -79,7 +79,7 @@ def test_the_colours_of_the_map_are_those_of_inferno_and_rise_in_brightness() ->
     ]
     inferno = mpl.colormaps["inferno"]
     for index, stop in enumerate(stops):
-        wanted = [255 * part for part in inferno(index / (len(stops) - 1))[:3]]
-        assert stop == pytest.approx(wanted, abs=1)
+        expected = [255 * part for part in inferno(index / (len(stops) - 1))[:3]]
+        assert stop == pytest.approx(expected, abs=1)
     light = [luminance("#{:02x}{:02x}{:02x}".format(*stop)) for stop in stops]
     assert all(low < high for low, high in pairwise(light))

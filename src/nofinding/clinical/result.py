@@ -36,7 +36,7 @@ class Result:
     """By field, 0 to 1: where the model's attention went, if it says so."""
     flags: tuple[str, ...] = ()
     """What a reader must know: "gate: it is not a frontal chest film", ..."""
-    map: Float[np.ndarray, "s s"] | None = None
+    anomaly_map: Float[np.ndarray, "s s"] | None = None
     """At least 0, on the square that the model saw; None: the method has none."""
     threshold: float | None = None
     """99 % of the pixels of normal films stay below it."""

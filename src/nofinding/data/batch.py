@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
-from nofinding.data.cache import FilmCache
+from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.ehr import EhrStats
 from nofinding.data.image import Aspect, OtherDimensionsError, fit
 from nofinding.errors import UserError
-from nofinding.types import Batch, Record
+from nofinding.types import Batch, Exam
 
 __all__ = ["Films", "Joined"]
 
@@ -34,29 +34,31 @@ class Films:
 
     def __init__(
         self,
-        records: Sequence[Record],
+        exams: Sequence[Exam],
         stats: EhrStats,
         size: int,
         aspect: Aspect = "pad",
         cache: FilmCache | None = None,
         dimensions: int = 2,
     ) -> None:
-        self.ids = tuple(record.image_id for record in records)
+        self.ids = tuple(exam.image_id for exam in exams)
         self.stats = stats
         self.size = size
         self.aspect = aspect
         self.dimensions = dimensions
         self._cache = cache
-        self._pixels = [record.pixels for record in records]
-        columns = [stats.encode(record.ehr) for record in records]
-        shape = (len(records), len(stats.fields))
+        self._pixels = [exam.pixels for exam in exams]
+        columns = [stats.encode(exam.ehr) for exam in exams]
+        shape = (len(exams), len(stats.fields))
         self._ehr = torch.from_numpy(np.array([c[0] for c in columns], np.float32).reshape(shape))
         self._known = torch.from_numpy(np.array([c[1] for c in columns], np.bool_).reshape(shape))
         most = MEMORY if cache is None else CACHED
-        keep = min(len(records), most // (2 * size**dimensions))
-        self._kept = np.empty((keep, *self._grid), dtype=np.uint16)  # pages are taken when written
+        keep = min(len(exams), most // (2 * size**dimensions))
+        self._cached = np.empty(
+            (keep, *self._grid), dtype=np.uint16
+        )  # pages are taken when written
         self._has = np.zeros(keep, dtype=np.bool_)
-        self._places: Sequence[int] = range(len(records))  # of the films, among the kept ones
+        self._places: Sequence[int] = range(len(exams))  # of the films, among the kept ones
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,11 +81,11 @@ class Films:
         index = range(len(self))[index]  # an IndexError for a film that is not there
         place = self._places[index]
         if place < len(self._has) and self._has[place]:
-            kept: UInt16[np.ndarray, "*s"] = self._kept[place]
-            return kept
+            cached: UInt16[np.ndarray, "*s"] = self._cached[place]
+            return cached
         film = self._prepared(index)
         if place < len(self._has):
-            self._kept[place], self._has[place] = film, True
+            self._cached[place], self._has[place] = film, True
         return film
 
     def _prepared(self, index: int) -> UInt16[np.ndarray, "*s"]:
@@ -115,7 +117,7 @@ class Films:
         ids = tuple(self.ids[index] for index in rows)
         return Batch(image=image, ehr=self._ehr[rows], known=self._known[rows], ids=ids)
 
-    def records(self, indices: Sequence[int]) -> tuple[Float[Tensor, "b f"], Bool[Tensor, "b f"]]:
+    def ehr_rows(self, indices: Sequence[int]) -> tuple[Float[Tensor, "b f"], Bool[Tensor, "b f"]]:
         """The records alone, as in a batch: values, and which are known. Decodes no film."""
         rows = list(indices)
         return self._ehr[rows], self._known[rows]

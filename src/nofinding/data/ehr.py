@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nofinding.data.plain_yaml import read_yaml
 from nofinding.data.units import factor, same_unit
 from nofinding.errors import UserError
-from nofinding.types import Record
+from nofinding.storage.plain_yaml import read_yaml
+from nofinding.types import Exam
 
 __all__ = ["FIELDS", "EhrField", "EhrStats", "convert", "parse", "plausible", "read_fields"]
 
@@ -224,16 +224,20 @@ def plausible(
 
     A diastolic pressure above the systolic one drops both: nobody knows which is wrong.
     """
-    kept, flags = dict(ehr), []
+    remaining, flags = dict(ehr), []
     for name, value in ehr.items():
         field = fields[name]
         if field.kind == "numeric" and not _within(value, field):
             flags.append(f"{name}: {value:g} is outside {_range(field)}")
-            del kept[name]
-    if "systolic" in kept and "diastolic" in kept and kept["diastolic"] > kept["systolic"]:
-        low, high = kept.pop("diastolic"), kept.pop("systolic")
+            del remaining[name]
+    if (
+        "systolic" in remaining
+        and "diastolic" in remaining
+        and remaining["diastolic"] > remaining["systolic"]
+    ):
+        low, high = remaining.pop("diastolic"), remaining.pop("systolic")
         flags.append(f"diastolic: {low:g} is above systolic {high:g} mm[Hg], both left out")
-    return kept, tuple(flags)
+    return remaining, tuple(flags)
 
 
 def _within(value: float, field: EhrField) -> bool:
@@ -258,13 +262,13 @@ class EhrStats:
     known: tuple[int, ...]  # how many training films had it
 
     @classmethod
-    def of(cls, records: Iterable[Record], fields: Sequence[EhrField]) -> "EhrStats":
+    def of(cls, exams: Iterable[Exam], fields: Sequence[EhrField]) -> "EhrStats":
         """Counts the records given: the caller passes training normals and nothing else."""
         columns: list[list[float]] = [[] for _ in fields]
-        for record in records:
+        for exam in exams:
             for column, field in zip(columns, fields, strict=True):
-                if field.name in record.ehr:
-                    column.append(record.ehr[field.name])
+                if field.name in exam.ehr:
+                    column.append(exam.ehr[field.name])
         mean, std = [], []
         for column, field in zip(columns, fields, strict=True):
             numeric = field.kind == "numeric" and len(column) > 0

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Integer
 from pydicom import Dataset
 
-from nofinding.data.dicom_elements import Elements
+from nofinding.data.decoding.element_values import Elements
 
 __all__ = ["Table", "looked_up", "read_table"]
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nofinding.gate.look import CHANNELS, Look
+from nofinding.gate.feature_extractor import CHANNELS, Look
 
 __all__ = ["ALARM", "DRIFT_LEAST", "EFFECT", "Coordinates", "Drift", "compared", "drawn", "drift"]
 
@@ -38,21 +38,21 @@ class Coordinates(NamedTuple):
     plain_spread: Float[Tensor, " 4"]
 
     @classmethod
-    def of(cls, seen: Look) -> "Coordinates":
+    def of(cls, features: Look) -> "Coordinates":
         """Those of these films."""
-        pooled = seen.pooled[:, :CHANNELS]
+        pooled = features.pooled[:, :CHANNELS]
         centre = pooled.mean(0)
         _, values, turned = torch.linalg.svd((pooled - centre).double(), full_matrices=False)
         k = min(DIRECTIONS, len(values))
         spread = values[:k] / len(pooled) ** 0.5
         directions = (turned[:k] / spread.clamp_min(1e-8)[:, None]).T.float().contiguous()
-        spread_plain, mean_plain = torch.std_mean(seen.plain, dim=0)
+        spread_plain, mean_plain = torch.std_mean(features.plain, dim=0)
         return cls(centre, directions, mean_plain, spread_plain.clamp_min(1e-8))
 
-    def __call__(self, seen: Look) -> Float[np.ndarray, "n k"]:
+    def __call__(self, features: Look) -> Float[np.ndarray, "n k"]:
         """The films' points."""
-        where = (seen.pooled[:, :CHANNELS] - self.centre) @ self.directions
-        plain = (seen.plain - self.plain_centre) / self.plain_spread
+        where = (features.pooled[:, :CHANNELS] - self.centre) @ self.directions
+        plain = (features.plain - self.plain_centre) / self.plain_spread
         return np.asarray(torch.cat([where, plain], dim=1).double().numpy())
 
 
@@ -130,10 +130,10 @@ def compared(
         within = apart[np.ix_(a, a)].mean() + apart[np.ix_(b, b)].mean()
         return between - within, between
 
-    found, between = statistic(np.arange(len(points)))
+    statistic_found, between = statistic(np.arange(len(points)))
     drawn = [statistic(rng.permutation(len(points)))[0] for _ in range(draws)]
-    reached = int((np.array(drawn) >= found - 1e-12).sum())
-    effect = found / between if between > 0 else 0.0
+    reached = int((np.array(drawn) >= statistic_found - 1e-12).sum())
+    effect = statistic_found / between if between > 0 else 0.0
     return Drift((1 + reached) / (1 + draws), float(effect), len(films), n)
 
 

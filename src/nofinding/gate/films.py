@@ -17,9 +17,9 @@ from torch import Tensor
 
 from nofinding.data.batch import Films
 from nofinding.errors import UserError
+from nofinding.gate.corruptions import REASONS, SPOILT, UPRIGHT
 from nofinding.gate.drift import Coordinates
-from nofinding.gate.look import Eye, Look
-from nofinding.gate.spoil import REASONS, SPOILT, UPRIGHT
+from nofinding.gate.feature_extractor import FeatureExtractor, Look
 
 __all__ = ["GATE_LEAST", "MOST", "Gate", "Verdict", "fit_gate"]
 
@@ -61,26 +61,28 @@ class Gate:
         """Where a film lies among the normal ones: for the drift test."""
         return Coordinates(*(self.tensors[f"place.{name}"] for name in Coordinates._fields))
 
-    def judge(self, seen: Look) -> list[Verdict]:
+    def judge(self, features: Look) -> list[Verdict]:
         """A verdict on each film."""
         t = self.tensors
-        logits = ((seen.grid - t["mean"]) / t["std"]).double() @ t["weight"].T + t["bias"]
+        logits = ((features.grid - t["mean"]) / t["std"]).double() @ t["weight"].T + t["bias"]
         chance = logits.softmax(dim=1)
         spoilt = chance[:, 1:].argmax(dim=1) + 1
-        far = torch.stack([distance(seen.pooled, c, t["precision"]) for c in t["centres"]], dim=1)
+        far = torch.stack(
+            [distance(features.pooled, c, t["precision"]) for c in t["centres"]], dim=1
+        )
         return [
             Verdict(
-                self._reason(seen.of([i]), float(chance[i, 0]), far[i], int(spoilt[i])),
+                self._reason(features.of([i]), float(chance[i, 0]), far[i], int(spoilt[i])),
                 float(chance[i, 0]),
                 float(far[i, 0]),
             )
-            for i in range(len(seen.grid))
+            for i in range(len(features.grid))
         ]
 
-    def _reason(self, seen: Look, upright: float, far: Float[Tensor, " c"], spoilt: int) -> str:
-        if float(seen.plain[0, 1]) < BLANK:
+    def _reason(self, features: Look, upright: float, far: Float[Tensor, " c"], spoilt: int) -> str:
+        if float(features.plain[0, 1]) < BLANK:
             return "is blank (one grey all over)"
-        if float(seen.correlation[0]) < NOISE:
+        if float(features.correlation[0]) < NOISE:
             return "is noise (neighbouring pixels have nothing in common)"
         if upright >= UPRIGHT_LEAST:
             return UNLIKE if far[0] > self.limit else ""
@@ -106,7 +108,9 @@ def distance(
     return (squares.amin(dim=1) / pooled.shape[1]).clamp_min(0).sqrt()
 
 
-def fit_gate(groups: Sequence[Films], *, seed: int = 0, eye: Eye | None = None) -> Gate:
+def fit_gate(
+    groups: Sequence[Films], *, seed: int = 0, extractor: FeatureExtractor | None = None
+) -> Gate:
     """Learns from normal films, `groups` of one source each, prepared by `gate_films`.
 
     Up to MOST films of a group are looked at, drawn by `seed`. Raises UserError where a group has
@@ -115,18 +119,18 @@ def fit_gate(groups: Sequence[Films], *, seed: int = 0, eye: Eye | None = None) 
     for films in groups:
         if len(films) < GATE_LEAST:
             raise UserError(f"an input gate takes {GATE_LEAST} normal films; here are {len(films)}")
-    eye = eye or Eye()
+    extractor = extractor or FeatureExtractor()
     rng = np.random.default_rng(seed)
     drawn = [np.sort(rng.permutation(len(films))[:MOST]).tolist() for films in groups]
     images = [films.batch(rows).image for films, rows in zip(groups, drawn, strict=True)]
     group = torch.cat([torch.full((len(x),), i) for i, x in enumerate(images)])
     image = torch.cat(images)
-    upright = [eye(_changed(image, change)) for change in UPRIGHT]
-    spoilt = [(label, eye(_changed(image, change))) for label, change in SPOILT]
-    seen = [(0, look) for look in upright] + spoilt
+    upright = [extractor(_changed(image, change)) for change in UPRIGHT]
+    spoilt = [(label, extractor(_changed(image, change))) for label, change in SPOILT]
+    labelled = [(0, look) for look in upright] + spoilt
     plain = upright[0]
-    tensors = _classifier(seen) | {
-        "centres": torch.stack([_class_centres(seen, group, c) for c in range(len(REASONS))]),
+    tensors = _classifier(labelled) | {
+        "centres": torch.stack([_class_centres(labelled, group, c) for c in range(len(REASONS))]),
         "precision": _precision(plain.pooled, group),
         **{f"place.{k}": v for k, v in Coordinates.of(plain)._asdict().items()},
     }
@@ -138,12 +142,12 @@ def _changed(image: Float[Tensor, "n 1 s s"], change: Any) -> Float[Tensor, "n 1
     return torch.stack([change(film, index) for index, film in enumerate(image)])
 
 
-def _classifier(seen: Sequence[tuple[int, Look]]) -> dict[str, Tensor]:
+def _classifier(labelled: Sequence[tuple[int, Look]]) -> dict[str, Tensor]:
     """A penalised logistic regression on the standardised grid: which class a film is of."""
     from sklearn.linear_model import LogisticRegression
 
-    grid = torch.cat([look.grid for _, look in seen])
-    label = np.concatenate([np.full(len(look.grid), c) for c, look in seen])
+    grid = torch.cat([look.grid for _, look in labelled])
+    label = np.concatenate([np.full(len(look.grid), c) for c, look in labelled])
     std, mean = torch.std_mean(grid, dim=0, correction=0)
     std = std.clamp_min(FLAT)
     fitted = LogisticRegression(C=STRENGTH, max_iter=500).fit(((grid - mean) / std).numpy(), label)
@@ -156,10 +160,10 @@ def _classifier(seen: Sequence[tuple[int, Look]]) -> dict[str, Tensor]:
 
 
 def _class_centres(
-    seen: Sequence[tuple[int, Look]], group: Int[Tensor, " n"], label: int
+    labelled: Sequence[tuple[int, Look]], group: Int[Tensor, " n"], label: int
 ) -> Float[Tensor, "g c"]:
     """Of each group, the mean of the films of one class; all copies that belong to it."""
-    same = [look.pooled for c, look in seen if c == label]
+    same = [look.pooled for c, look in labelled if c == label]
     return torch.stack([_centres(pooled, group) for pooled in same]).mean(dim=0)
 
 
@@ -179,9 +183,9 @@ def _precision(pooled: Float[Tensor, "n c"], group: Int[Tensor, " n"]) -> Float[
 def _unseen_distance(pooled: Float[Tensor, "n c"], group: Int[Tensor, " n"]) -> float:
     """The distance that 99 % of the films stay below, each measured from the other folds."""
     fold = torch.arange(len(pooled)) % FOLDS
-    found = []
+    distances = []
     for k in range(FOLDS):
         rest, own = fold != k, fold == k
         precision = _precision(pooled[rest], group[rest])
-        found.append(distance(pooled[own], _centres(pooled[rest], group[rest]), precision))
-    return float(torch.cat(found).quantile(0.99))
+        distances.append(distance(pooled[own], _centres(pooled[rest], group[rest]), precision))
+    return float(torch.cat(distances).quantile(0.99))

@@ -5,48 +5,48 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from nofinding.methods.ae import AE
-from nofinding.methods.ae_u import AEU
-from nofinding.methods.anoddpm import AnoDDPM
-from nofinding.methods.autoddpm import AutoDDPM
-from nofinding.methods.cddpm import CDDPM
-from nofinding.methods.cfa import CFA
-from nofinding.methods.conditioned_ddad import ConditionedDDAD
-from nofinding.methods.ddad import DDAD, DDADIntra
-from nofinding.methods.ddad_asr import DDADASR, DDADASRIntra
-from nofinding.methods.ddpm import DDPM
-from nofinding.methods.ddpm_ood import DDPMOOD
-from nofinding.methods.ddpm_pcm import DDPMPCM
-from nofinding.methods.deep_knn import DeepKNN
-from nofinding.methods.diad import DiAD
-from nofinding.methods.diff3m import Diff3M
-from nofinding.methods.diff3m_f import Diff3MF
-from nofinding.methods.diffpath import DiffPath
-from nofinding.methods.frozen_knn import FrozenKNN
-from nofinding.methods.invad import InvAD
-from nofinding.methods.ldm_kl import LDMKL
-from nofinding.methods.ldm_ood import LDMOOD
-from nofinding.methods.mad_ad import MADAD
-from nofinding.methods.mahalanobis import Mahalanobis
-from nofinding.methods.mambaad import MambaAD
-from nofinding.methods.mddpm import MDDPM
-from nofinding.methods.mean_grey import MeanGrey
-from nofinding.methods.memae import MemAE
-from nofinding.methods.osd_irf import OSDIRF
-from nofinding.methods.padim import PaDiM
-from nofinding.methods.patchcore import PatchCore
-from nofinding.methods.pca import PCA
-from nofinding.methods.pddpm import PDDPM
-from nofinding.methods.pixel_knn import PixelKNN
-from nofinding.methods.protocol import Detector
-from nofinding.methods.rd4ad import RD4AD
-from nofinding.methods.squid import SQUID
-from nofinding.methods.synthetic import Synthetic
-from nofinding.methods.thor import THOR
-from nofinding.methods.thumbnail import Thumbnail
-from nofinding.methods.vae import VAE
-from nofinding.methods.wolleb import Wolleb
-from nofinding.methods.zero_shot import ZeroShot
+from nofinding.methods.base.protocol import Detector
+from nofinding.methods.baselines.frozen_knn import FrozenKNN
+from nofinding.methods.baselines.mean_grey import MeanGrey
+from nofinding.methods.baselines.pca import PCA
+from nofinding.methods.baselines.pixel_knn import PixelKNN
+from nofinding.methods.baselines.thumbnail import Thumbnail
+from nofinding.methods.diff3m.detector import Diff3M
+from nofinding.methods.diff3m.feature_space import Diff3MF
+from nofinding.methods.frozen_features.cfa import CFA
+from nofinding.methods.frozen_features.deep_knn import DeepKNN
+from nofinding.methods.frozen_features.mahalanobis import Mahalanobis
+from nofinding.methods.frozen_features.mambaad import MambaAD
+from nofinding.methods.frozen_features.padim import PaDiM
+from nofinding.methods.frozen_features.patchcore import PatchCore
+from nofinding.methods.frozen_features.rd4ad import RD4AD
+from nofinding.methods.language.zero_shot import ZeroShot
+from nofinding.methods.latent_diffusion.diad import DiAD
+from nofinding.methods.latent_diffusion.invad import InvAD
+from nofinding.methods.latent_diffusion.ldm_kl import LDMKL
+from nofinding.methods.latent_diffusion.ldm_ood import LDMOOD
+from nofinding.methods.latent_diffusion.mad_ad import MADAD
+from nofinding.methods.pixel_diffusion.anoddpm import AnoDDPM
+from nofinding.methods.pixel_diffusion.autoddpm import AutoDDPM
+from nofinding.methods.pixel_diffusion.cddpm import CDDPM
+from nofinding.methods.pixel_diffusion.checkerboard_ddpm import DDPMPCM
+from nofinding.methods.pixel_diffusion.conditioned_ddad import ConditionedDDAD
+from nofinding.methods.pixel_diffusion.ddpm import DDPM
+from nofinding.methods.pixel_diffusion.diffpath import DiffPath
+from nofinding.methods.pixel_diffusion.mddpm import MDDPM
+from nofinding.methods.pixel_diffusion.osd_irf import OSDIRF
+from nofinding.methods.pixel_diffusion.pddpm import PDDPM
+from nofinding.methods.pixel_diffusion.restarted_ddpm import DDPMOOD
+from nofinding.methods.pixel_diffusion.thor import THOR
+from nofinding.methods.pixel_diffusion.wolleb import Wolleb
+from nofinding.methods.reconstruction.ae_u import AEU
+from nofinding.methods.reconstruction.autoencoder import AE
+from nofinding.methods.reconstruction.ddad import DDAD, DDADIntra
+from nofinding.methods.reconstruction.memae import MemAE
+from nofinding.methods.reconstruction.refined_ddad import DDADASR, DDADASRIntra
+from nofinding.methods.reconstruction.squid import SQUID
+from nofinding.methods.reconstruction.vae import VAE
+from nofinding.methods.self_supervised.synthetic import Synthetic
 
 __all__ = ["METHODS", "Detector"]
 
@@ -94,7 +94,7 @@ METHODS: dict[str, type[Detector]] = {
     "mambaad": MambaAD,
     # Language and image
     "zero-shot": ZeroShot,
-    # Trivial: what the others have to beat
+    # Baselines: what the others have to beat
     "ae": AE,
     "frozen-knn": FrozenKNN,
     "pca": PCA,

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nofinding.functional.memory import Similarity, address
+from nofinding.functional.features.memory import Similarity, address
 
 __all__ = ["Autoencoder", "MemoryAutoencoder", "VariationalAutoencoder"]
 

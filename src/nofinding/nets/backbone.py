@@ -131,12 +131,12 @@ class EfficientNetLite0(nn.Module):
         self, x: Float[Tensor, "b c i j"], first: int, blocks: Collection[int]
     ) -> dict[int, Float[Tensor, "b d k l"]]:
         """Gives the outputs of the named blocks from `x`, the input of block `first`."""
-        found: dict[int, Tensor] = {}
+        features: dict[int, Tensor] = {}
         for number in range(first, max(blocks) + 1):
             x = self._blocks[number](x)
             if number in blocks:
-                found[number] = x
-        return found
+                features[number] = x
+        return features
 
     def forward(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1000"]:
         """The logits of the ImageNet classes: only to check that the weights are read right."""

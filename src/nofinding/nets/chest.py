@@ -2,7 +2,7 @@
 
 The early blocks, which find edges and texture, serve both sets and are never trained. The ImageNet
 blocks stay as they were; their copies learn on normal films with painted anomalies
-(`methods/synthetic.py`), and a small head says where it sees something.
+(`methods/self_supervised/synthetic.py`), and a small head says where it sees something.
 """
 
 import copy

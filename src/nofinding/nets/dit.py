@@ -61,17 +61,17 @@ class Block(nn.Module):
         """Self-attention over all cells."""
         b, n, d = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.out(seen.transpose(1, 2).reshape(b, n, d))
+        attended = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.out(attended.transpose(1, 2).reshape(b, n, d))
         return out
 
     def forward(
         self, x: Float[Tensor, "b n d"], level: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b n d"]:
         """`level`: the embedded time step, after SiLU."""
-        told = self.tell(level)[:, None].chunk(6, dim=-1)
-        x = x + told[2] * self.attend(_modulated(x, told[0], told[1]))
-        out: Tensor = x + told[5] * self.mlp(_modulated(x, told[3], told[4]))
+        modulation = self.tell(level)[:, None].chunk(6, dim=-1)
+        x = x + modulation[2] * self.attend(_modulated(x, modulation[0], modulation[1]))
+        out: Tensor = x + modulation[5] * self.mlp(_modulated(x, modulation[3], modulation[4]))
         return out
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nofinding.functional.attention import pool_tokens
+from nofinding.functional.features.attention import pool_tokens
 from nofinding.nets.unet import Encoder, UNetShape
 
 __all__ = ["CrossAttention", "FeatureTokenizer", "ImageQuery", "OneHotTokenizer", "drop_records"]

@@ -53,8 +53,8 @@ class SpatialFusion(nn.Module):
         fused = []
         for paths, own in zip(self.paths, deep, strict=True):
             assert isinstance(paths, nn.ModuleList)
-            told = [path(map_) for path, map_ in zip(paths, fine, strict=True)]
-            fused.append(F.silu(own + sum(told[1:], told[0])))
+            paths_out = [path(map_) for path, map_ in zip(paths, fine, strict=True)]
+            fused.append(F.silu(own + sum(paths_out[1:], paths_out[0])))
         return fused
 
 
@@ -95,19 +95,19 @@ class SemanticGuidance(nn.Module):
         """What to add to the deepest level's maps, in the order of the encoder, and to the
         middle's."""
         embedding = self.time(t)
-        x, found = z, []
+        x, outputs = z, []
         for number, stage in enumerate(self.encoder.stages):
             assert isinstance(stage, nn.ModuleList)
             for block in stage:
                 x = block(x, embedding)
             if number == 0:
                 x = x + self.hint(film)
-            found.append(x)
-        deep = found[-self.maps :]
-        fine = found[-2 * self.maps : -self.maps]
+            outputs.append(x)
+        deep = outputs[-self.maps :]
+        fine = outputs[-2 * self.maps : -self.maps]
         deep = self.fusion(fine, [self.widen(deep[0]), *deep[1:]])
-        told = [zero(map_) for zero, map_ in zip(self.zeros, deep, strict=True)]
-        return told, self.zero_middle(self.middle(x, embedding))
+        guidance = [zero(map_) for zero, map_ in zip(self.zeros, deep, strict=True)]
+        return guidance, self.zero_middle(self.middle(x, embedding))
 
 
 class Guided(nn.Module):
@@ -131,9 +131,9 @@ class Guided(nn.Module):
         skips = net.encoder(z, embedding)
         h = net.middle(skips[-1], embedding)
         if film is not None:
-            told, middle = self.guidance(z, t, film)
+            guidance, middle = self.guidance(z, t, film)
             h = h + middle
-            first = len(skips) - len(told)
-            skips[first:] = [own + more for own, more in zip(skips[first:], told, strict=True)]
+            first = len(skips) - len(guidance)
+            skips[first:] = [own + more for own, more in zip(skips[first:], guidance, strict=True)]
         out: Tensor = net.head(net.decoder(h, skips, embedding))
         return out

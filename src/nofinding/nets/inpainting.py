@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from nofinding.functional.memory import enqueue, recall
+from nofinding.functional.diffusion.patches import cut, joined, surroundings
+from nofinding.functional.features.memory import enqueue, recall
 from nofinding.functional.noise import uniform
-from nofinding.functional.patches import cut, joined, surroundings
 
 __all__ = ["Discriminator", "InpaintingGenerator", "InpaintingShape", "Rebuilt"]
 
@@ -42,7 +42,7 @@ class InpaintingShape:
     """Newest patches that the queue of each place remembers."""
     decoder_slots: int
     """Codes that each memory of the decoder learns, for each place."""
-    kept: int
+    recalled: int
     """Codes that may stand for what is seen."""
     shortcut: float
     """Share of positions that are replaced in training; the others pass by as they are."""
@@ -106,9 +106,9 @@ class Queue(nn.Module):
         first = torch.empty(places, slots, size).uniform_(-1, 1) * size**-0.5
         self.register_buffer("codes", first)
 
-    def remember(self, seen: Float[Tensor, "b p c"]) -> None:
+    def remember(self, incoming: Float[Tensor, "b p c"]) -> None:
         """Puts these in front of the older ones. A new tensor: a gradient may still want those."""
-        self.codes = enqueue(self.codes, seen.detach().to(self.codes))
+        self.codes = enqueue(self.codes, incoming.detach().to(self.codes))
 
 
 class Memory(nn.Module):
@@ -118,10 +118,10 @@ class Memory(nn.Module):
         super().__init__()
         self.codes = nn.Parameter(torch.empty(WINDOWS**2, slots, size).uniform_(-1, 1) * size**-0.5)
 
-    def forward(self, x: Map, kept: int) -> Map:
+    def forward(self, x: Map, count: int) -> Map:
         windows = cut(x, WINDOWS)
-        found = recall(windows.flatten(2), self.codes, kept)
-        return joined(found.reshape(windows.shape), WINDOWS)
+        recalled = recall(windows.flatten(2), self.codes, count)
+        return joined(recalled.reshape(windows.shape), WINDOWS)
 
 
 class Inpainting(nn.Module):
@@ -157,15 +157,15 @@ class Inpainting(nn.Module):
         """With `rows`, one a film, it also remembers, and lets some positions pass by."""
         shape, places = self.shape, self.shape.grid**2
         asked = self.squeeze(x).reshape(len(x) // places, places, -1)  # (b, p, size)
-        own = recall(asked, self.queue.codes, shape.kept)
+        own = recall(asked, self.queue.codes, shape.recalled)
         if rows is not None:
             self.queue.remember(asked)
         around = surroundings(own, shape.grid).flatten(0, 1)
         question, own = asked.flatten(0, 1)[:, None], own.flatten(0, 1)[:, None]
-        told = self.attention(question, around, around, need_weights=False)[0]
-        found = F.relu(self.norms[0](told + own))
-        found = F.relu(self.norms[1](self.forth(found) + found))
-        patches = found.reshape(len(x), -1, *x.shape[-2:])
+        attended = self.attention(question, around, around, need_weights=False)[0]
+        filled = F.relu(self.norms[0](attended + own))
+        filled = F.relu(self.norms[1](self.forth(filled) + filled))
+        patches = filled.reshape(len(x), -1, *x.shape[-2:])
         place = self.place.repeat(len(x) // places, 1)[:, :, None, None]
         place = place.expand(-1, -1, *x.shape[-2:]).to(patches)
         new = self.widen(torch.cat([patches, place], dim=1))
@@ -192,7 +192,7 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(shape.width, 1, 1)
 
     def forward(
-        self, x: Map, seen: Sequence[Map], rows: Sequence[Generator] | None = None
+        self, x: Map, skips: Sequence[Map], rows: Sequence[Generator] | None = None
     ) -> Rebuilt:
         """`seen`: the encoder's maps, coarsest first. `rows`: as of `passed_by`."""
         maps = []
@@ -201,11 +201,11 @@ class Decoder(nn.Module):
                 x = joined(x.reshape(-1, self.shape.grid**2, *x.shape[1:]), self.shape.grid)
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             if index < self.shape.memories:
-                x = torch.cat([seen[index], x], dim=1)
+                x = torch.cat([skips[index], x], dim=1)
             x = level(x)
             if index < len(self.memories):
-                told = self.memories[index](x, self.shape.kept)
-                x = passed_by(told, x, self.shape.shortcut, rows)
+                recalled = self.memories[index](x, self.shape.recalled)
+                x = passed_by(recalled, x, self.shape.shortcut, rows)
             maps.append(x)
         return Rebuilt(self.head(x).sigmoid(), maps)
 
@@ -227,25 +227,25 @@ class InpaintingGenerator(nn.Module):
     def encode(self, film: Float[Tensor, "b 1 h w"]) -> tuple[Map, list[Map]]:
         """The patches in the bottleneck, and on the way there, coarsest first."""
         x = self.entry(cut(film, self.shape.grid).flatten(0, 1))
-        seen = []
+        skips = []
         for level in self.encoder:
-            seen.append(x)
+            skips.append(x)
             x = level(x)
-        return x, seen[::-1]
+        return x, skips[::-1]
 
     def forward(self, film: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         """The student's film, from greys in [0, 1] to such."""
-        x, seen = self.encode(film)
-        rebuilt: Float[Tensor, "b 1 h w"] = self.student(self.inpaint(x, None), seen).film
+        x, skips = self.encode(film)
+        rebuilt: Float[Tensor, "b 1 h w"] = self.student(self.inpaint(x, None), skips).film
         return rebuilt
 
     def both(
         self, film: Float[Tensor, "b 1 h w"], rows: Sequence[Generator]
     ) -> tuple[Rebuilt, Rebuilt]:
         """Student and teacher, in training. The teacher does not move the encoder."""
-        x, seen = self.encode(film)
-        student = self.student(self.inpaint(x, rows), seen, rows)
-        return student, self.teacher(x.detach(), [each.detach() for each in seen])
+        x, skips = self.encode(film)
+        student = self.student(self.inpaint(x, rows), skips, rows)
+        return student, self.teacher(x.detach(), [each.detach() for each in skips])
 
 
 class FilmNorm(nn.BatchNorm2d):

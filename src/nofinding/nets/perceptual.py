@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nofinding.nets.features import EFFICIENTNET, load_features
+from nofinding.nets.feature_maps import EFFICIENTNET, load_features
 
 __all__ = ["Perceptual"]
 
@@ -40,8 +40,8 @@ class Perceptual(nn.Module):
 
     def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
         """One number a film."""
-        found = [layer.flatten(1).mean(1) for layer in self.layers(x, y)]
-        total: Tensor = sum(found[1:], found[0]) / len(found)
+        distances = [layer.flatten(1).mean(1) for layer in self.layers(x, y)]
+        total: Tensor = sum(distances[1:], distances[0]) / len(distances)
         return total
 
     def map(self, x: Image, y: Image) -> Image:

@@ -141,11 +141,11 @@ class ReverseDecoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "b e i j"]) -> list[Tensor]:
         """Maps of the teacher's shapes, finest first."""
-        found: list[Tensor] = []
+        maps: list[Tensor] = []
         for each in self.stages:
             x = each(x)
-            found.insert(0, x)
-        return found
+            maps.insert(0, x)
+        return maps
 
 
 class Student(nn.Module):

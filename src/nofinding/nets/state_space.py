@@ -14,7 +14,7 @@ from jaxtyping import Float
 from mambapy.pscan import pscan  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from nofinding.functional.hilbert import directions
+from nofinding.functional.features.hilbert import directions
 from nofinding.nets.reverse import first_weights, stage
 
 __all__ = ["HalfFPN", "HybridStateSpace", "LocalStateSpace", "MambaDecoder", "selective_scan"]
@@ -88,13 +88,13 @@ class HybridScan(nn.Module):
         """What the state space makes of the map."""
         inside, gate = self.into(x).chunk(2, dim=-1)
         u = self.walks(F.silu(self.near(inside.permute(0, 3, 1, 2))))
-        told = torch.einsum("blkd,kdc->blkc", u, self.select)
+        selection = torch.einsum("blkd,kdc->blkc", u, self.select)
         sizes = [self.rank, self.state, self.state]
-        rough, b, c = torch.split(told, sizes, dim=-1)
+        rough, b, c = torch.split(selection, sizes, dim=-1)
         delta = F.softplus(torch.einsum("blkr,krd->blkd", rough, self.step) + self.step_bias)
         y = selective_scan(u, delta, -self.log_a.exp(), b, c, self.skip)
-        seen = self.norm(self.unwalked(y)).reshape(gate.shape)
-        out: Tensor = self.out(seen * F.silu(gate))
+        normed = self.norm(self.unwalked(y)).reshape(gate.shape)
+        out: Tensor = self.out(normed * F.silu(gate))
         return out
 
 
@@ -181,11 +181,11 @@ class MambaDecoder(nn.Module):
     def forward(self, x: Float[Tensor, "b e i j"]) -> list[Tensor]:
         """Maps of the teacher's shapes, finest first."""
         x = self.stages[0](x.permute(0, 2, 3, 1))
-        found: list[Tensor] = []
+        maps: list[Tensor] = []
         for up, each in zip(self.up, list(self.stages)[1:], strict=True):
             x = each(up(x))
-            found.insert(0, x.permute(0, 3, 1, 2))
-        return found
+            maps.insert(0, x.permute(0, 3, 1, 2))
+        return maps
 
 
 def _convolved(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from nofinding.errors import UserError
-from nofinding.recipes.nouns import CohortRule, Expects, Metric, Published, Recipe
 from nofinding.recipes.reading import read_recipe
+from nofinding.recipes.schema import CohortRule, Expects, Metric, Published, Recipe
 from nofinding.recipes.showing import shown
 
 __all__ = [

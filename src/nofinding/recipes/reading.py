@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from nofinding.data.image import Aspect
-from nofinding.data.plain_yaml import read_yaml
+from nofinding.datasets.build.choices import Uncertain
 from nofinding.errors import UserError
-from nofinding.recipes.nouns import CohortRule, Expects, Metric, Published, Recipe
-from nofinding.sources.choices import Uncertain
+from nofinding.recipes.schema import CohortRule, Expects, Metric, Published, Recipe
+from nofinding.storage.plain_yaml import read_yaml
 from nofinding.types import Split, Supervision
 
 __all__ = ["read_recipe"]

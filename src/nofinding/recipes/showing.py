@@ -2,7 +2,7 @@
 
 import textwrap
 
-from nofinding.recipes.nouns import Published, Recipe
+from nofinding.recipes.schema import Published, Recipe
 
 __all__ = ["TITLES", "facts", "row", "shown"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from nofinding.errors import UserError
-from nofinding.run.shipped import AUTO
+from nofinding.model.pretrained import AUTO
 
 __all__ = ["ServiceOptions"]
 

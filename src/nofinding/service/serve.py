@@ -10,18 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nofinding.datasets.cohort import known_fields
 from nofinding.errors import UserError
-from nofinding.run.cohort import known_fields
-from nofinding.run.progress import say
-from nofinding.service.drifting import Drifting
-from nofinding.service.feedback import Feedback
-from nofinding.service.home import Home
+from nofinding.progress import say
+from nofinding.service.monitoring import Drifting
 from nofinding.service.options import ServiceOptions
-from nofinding.service.pool import Pool
+from nofinding.service.store.feedback import Feedback
+from nofinding.service.store.home import Home
+from nofinding.service.workers.pool import Pool
 
 if TYPE_CHECKING:
     from nofinding.service.api.state import Service
-    from nofinding.service.running import Running
+    from nofinding.service.supervisor import Running
 
 __all__ = ["ServeOptions", "serve"]
 
@@ -113,7 +113,7 @@ def serve(options: ServeOptions) -> int:
     token = token_of(options)
     fields = known_fields(options.fields_file)
     _many_files()
-    from nofinding.service.running import Running, logged, stopped_by_signals
+    from nofinding.service.supervisor import Running, logged, stopped_by_signals
 
     running = Running(options)
     pool = running.pool if options.workers else None

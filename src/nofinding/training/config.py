@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from nofinding.errors import UserError
 from nofinding.types import Batch
 
-__all__ = ["Job", "Loss", "TrainConfig", "Trained"]
+__all__ = ["Loss", "TrainConfig", "Trained", "TrainingRun"]
 
 Loss: TypeAlias = Callable[[nn.Module, Batch, Sequence[Generator]], Mapping[str, Tensor]]
 """Gives named scalars, each a mean over the rows; "loss" is the one that is minimised.
@@ -68,7 +68,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingRun:
     """Where a run writes and on what it runs: nothing here changes what is learnt."""
 
     folder: Path | None = None
@@ -88,7 +88,7 @@ class Job:
     about: Mapping[str, Any] = field(default_factory=dict)
     """What else a resumed run must have in common with the first, as JSON: method, its config."""
 
-    def part(self, name: str) -> "Job":
+    def part(self, name: str) -> "TrainingRun":
         """The same job in a subfolder, for a method that trains in several stages."""
         return replace(self, folder=self.folder / name if self.folder else None)
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from nofinding.checkpoint import write_atomic
 from nofinding.errors import UserError
+from nofinding.storage.checkpoint import write_atomic
 
 __all__ = ["Log"]
 
@@ -60,8 +60,8 @@ class Log:
         now = time.monotonic()
         last = step == self._steps
         if self._bar and self._task is not None and (last or now - self._shown > REDRAW_SECONDS):
-            told = f"loss {loss:.4g}  {films_per_second:.3g} films/s"
-            self._bar.update(self._task, completed=step, description=told)
+            text = f"loss {loss:.4g}  {films_per_second:.3g} films/s"
+            self._bar.update(self._task, completed=step, description=text)
             self._bar.refresh()
             self._shown = now
         elif self._lines and (last or now - self._shown > QUIET_SECONDS):
@@ -130,10 +130,10 @@ def _cut(path: Path, step: int) -> list[str]:
         return []
     rows = list(csv.reader(path.read_text(errors="replace").splitlines()))
     columns = rows[0] if rows else []
-    kept = [
+    lines_before = [
         row
         for row in rows[1:]
         if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step
     ]
-    write_atomic(path, _csv([columns, *kept]) if columns else b"")
+    write_atomic(path, _csv([columns, *lines_before]) if columns else b"")
     return columns

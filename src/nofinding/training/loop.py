@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from nofinding.errors import UserError
 from nofinding.functional.noise import generators
-from nofinding.training.config import Job, Loss, TrainConfig, Trained
+from nofinding.training.config import Loss, TrainConfig, Trained, TrainingRun
 from nofinding.training.log import Log
 from nofinding.training.state import State, begin, identity, restore, say, store
 from nofinding.types import Batch
@@ -45,7 +45,7 @@ def train(
     config: TrainConfig,
     *,
     seed: int,
-    job: Job,
+    job: TrainingRun,
     sample: Callable[[nn.Module], dict[str, Tensor]] | None = None,
 ) -> Trained:
     """Trains `net` in place; it then holds the averaged weights, in eval mode, where it lay.
@@ -77,8 +77,8 @@ def train(
             _loop(run, job, shared, sample, caught)
     net.load_state_dict(state.ema.module.state_dict())
     net.to(home).eval()
-    seen = state.step * config.batch_size * config.accumulate * world
-    return Trained(state.step, state.seconds, seen / state.seconds, tuple(state.history))
+    films_used = state.step * config.batch_size * config.accumulate * world
+    return Trained(state.step, state.seconds, films_used / state.seconds, tuple(state.history))
 
 
 class _Objective(nn.Module):
@@ -148,8 +148,8 @@ class _Run:
         )
         stops = (signal.SIGTERM, signal.SIGINT)
         mine = torch.tensor([float(number in caught) for number in stops], device=fabric.device)
-        told = torch.cat([torch.stack([*parts.values(), torch.as_tensor(norm)]).float(), mine])
-        reduced: Any = fabric.all_reduce(told, reduce_op="mean")  # one exchange for all of them
+        reported = torch.cat([torch.stack([*parts.values(), torch.as_tensor(norm)]).float(), mine])
+        reduced: Any = fabric.all_reduce(reported, reduce_op="mean")  # one exchange for all of them
         *values, term, interrupt = reduced.tolist()
         numbers: dict[str, float] = dict(zip([*parts, "gradient_norm"], values, strict=True))
         self.stop = {n for n, share in zip(stops, (term, interrupt), strict=True) if share > 0}
@@ -202,7 +202,7 @@ def _permutation(seed: int, count: int, epoch: int) -> list[int]:
 
 def _loop(
     run: _Run,
-    job: Job,
+    job: TrainingRun,
     shared: Mapping[str, Any],
     sample: Callable[[nn.Module], dict[str, Tensor]] | None,
     caught: set[int],
@@ -266,7 +266,7 @@ def _signals() -> Iterator[set[int]]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def _launch(config: TrainConfig, job: Job) -> "Fabric":
+def _launch(config: TrainConfig, job: TrainingRun) -> "Fabric":
     """The device, the precision, and the other processes if torchrun started any."""
     from lightning_fabric import Fabric  # here: it takes a second, and scoring needs none of it
     from lightning_fabric.strategies.ddp import DDPStrategy
@@ -292,7 +292,7 @@ def _launch(config: TrainConfig, job: Job) -> "Fabric":
     return fabric
 
 
-def _bf16(config: TrainConfig, job: Job) -> bool:
+def _bf16(config: TrainConfig, job: TrainingRun) -> bool:
     if config.precision != "auto":
         return config.precision == "bf16"
     if job.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nofinding import checkpoint
 from nofinding.errors import UserError
+from nofinding.storage import checkpoint
 from nofinding.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -170,12 +170,12 @@ def _step(stem: Path) -> int:
 
 def _stems(folder: Path) -> list[Path]:
     """Of every checkpoint, whole or not, by step."""
-    found = {
+    stems = {
         path.with_suffix("")
         for path in folder.glob("step-*")
         if re.fullmatch(r"step-\d{8,}\.(safetensors|json)", path.name)
     }
-    return sorted(found, key=_step)
+    return sorted(stems, key=_step)
 
 
 def _refuse_other_run(stem: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -189,10 +189,10 @@ def _refuse_other_run(stem: Path, there: Mapping[str, Any], here: Mapping[str, A
 def what_differs(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """What a run had otherwise than one has now, by name and value: "seed was 0, now 1"; the first
     three, of the names in `here`. Empty: nothing."""
-    found = {key: there.get(key) for key in here}
+    entries = {key: there.get(key) for key in here}
     others = [
         f"{name} was {_short(old)}, now {_short(new)}"
-        for name, old, new in _differences("", found, dict(here))
+        for name, old, new in _differences("", entries, dict(here))
     ]
     more = f" (and {len(others) - 3} more)" if len(others) > 3 else ""
     return "; ".join(others[:3]) + more

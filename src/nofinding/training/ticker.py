@@ -28,7 +28,7 @@ class Ticker:
                 redirect_stdout=False,
             )
             self._task = self._bar.add_task(what, total=total)
-        self._told = time.monotonic()
+        self._statement = time.monotonic()
 
     def __enter__(self) -> "Ticker":
         if self._bar:
@@ -48,6 +48,6 @@ class Ticker:
         """Cheap enough for every step."""
         if self._bar:
             self._bar.update(self._task, completed=done)
-        elif self._show and time.monotonic() - self._told > QUIET_SECONDS:
+        elif self._show and time.monotonic() - self._statement > QUIET_SECONDS:
             print(f"{self._what}: {done} of {self._total}", file=sys.stderr, flush=True)
-            self._told = time.monotonic()
+            self._statement = time.monotonic()

@@ -14,9 +14,9 @@ from pydicom import dcmread
 from starlette.testclient import TestClient
 
 from nofinding.service.api.state import Limits
-from nofinding.service.home import Home
-from service_app import Pool, app_for, client_of, home_in, png
-from serving import dicom_film
+from nofinding.service.store.home import Home
+from support.service_app import Pool, app_for, client_of, home_in, png
+from support.serving import dicom_film
 
 
 @pytest.fixture
@@ -189,11 +189,11 @@ def test_a_batch_takes_what_it_can(client: TestClient, home: Home, tmp_path: Pat
     ]
     by_name = {"records": json.dumps({"a.dcm": {"age": 63}, "d.png": {"shoe": 1}})}
     answer = client.post("/v1/batches", files=files, data=by_name)
-    told = answer.json()
+    payload = answer.json()
     assert answer.status_code == 202
-    assert [job["number"] for job in told["jobs"]] == [0, 2]
-    assert [one["number"] for one in told["refused"]] == [1, 3]
-    first = home.queue.get(told["jobs"][0]["job"])
+    assert [job["number"] for job in payload["jobs"]] == [0, 2]
+    assert [one["number"] for one in payload["refused"]] == [1, 3]
+    first = home.queue.get(payload["jobs"][0]["job"])
     assert first is not None and first.payload["record"] == {"age": 63.0}
     assert len([*home.spool.folder.iterdir()]) == 2
     listed = client.post("/v1/batches", files=files[2:], data={"records": '[{"age": 5}, {}]'})
@@ -237,7 +237,7 @@ def test_nothing_is_decoded_here(
                          (PIL.Image, "open"), (np, "load")):  # fmt: skip
         monkeypatch.setattr(module, name, never)
     for name in ("header_of", "elements_of"):
-        monkeypatch.setattr(f"nofinding.data.dicom.{name}", never)
+        monkeypatch.setattr(f"nofinding.data.decoding.dicom.{name}", never)
     assert post(client, film).status_code == post(client, picture).status_code == 202
 
 

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from nofinding.service.api.auth import COOKIE, SESSION, is_loopback
 from nofinding.service.api.guard import Guard
 from nofinding.service.api.state import Limits
-from nofinding.service.home import Home
-from service_app import TOKEN, app_for, client_of, done_job, home_in, png
+from nofinding.service.store.home import Home
+from support.service_app import TOKEN, app_for, client_of, done_job, home_in, png
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 OWN = {"Origin": "http://127.0.0.1:8000"}
@@ -289,7 +289,7 @@ def test_a_log_line_names_the_route_and_nothing_else(
     caplog.set_level(logging.INFO, "nofinding")
     job = done_job(home)
     local.get(f"/v1/jobs/{job.id}/film?format=raw")
-    (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("nofinding")]
+    (line,) = [r.getMessage() for r in caplog.exams if r.name.startswith("nofinding")]
     assert line.startswith("GET /v1/jobs/{job}/film 200 ") and line.endswith(" ms")
     assert job.id not in caplog.text.replace(f"/{job.id}/film?format=raw", "")
 

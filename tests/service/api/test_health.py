@@ -9,12 +9,12 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from nofinding import checkpoint
 from nofinding.data.ehr import FIELDS
-from nofinding.run.resident import Resident
-from nofinding.service.home import Home
-from nofinding.service.queue import Queue
-from service_app import Pool, app_for, client_of, done_job, home_in, png
+from nofinding.scoring.predictor import Resident
+from nofinding.service.store.home import Home
+from nofinding.service.store.job_queue import Queue
+from nofinding.storage import checkpoint
+from support.service_app import Pool, app_for, client_of, done_job, home_in, png
 
 
 @pytest.fixture
@@ -52,18 +52,24 @@ def test_metrics_count_what_there_is_and_name_nothing(home: Home) -> None:
     client.post("/v1/films", files={"film": ("f", png())})
     client.get(f"/v1/jobs/{job.id}")
     text = client.get("/metrics").text
-    found = {
+    entries = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert found["nofinding_jobs", "waiting"] == found["nofinding_jobs", "done"] == 1
-    assert found["nofinding_queue_depth",] == 1 and found["nofinding_queue_oldest_seconds",] >= 0
-    assert found["nofinding_job_seconds_count",] == 1
-    assert found["nofinding_workers_ready",] == 2 and found["nofinding_worker_deaths_total",] == 3
-    assert found["nofinding_deliveries", "failed"] == 0 and found["nofinding_model", "adult"] == 1
-    assert found["nofinding_disk_free_bytes",] > 0
-    assert found["nofinding_http_requests_total", "GET", "/v1/jobs/{job}", "200"] == 1
+    assert entries["nofinding_jobs", "waiting"] == entries["nofinding_jobs", "done"] == 1
+    assert (
+        entries["nofinding_queue_depth",] == 1 and entries["nofinding_queue_oldest_seconds",] >= 0
+    )
+    assert entries["nofinding_job_seconds_count",] == 1
+    assert (
+        entries["nofinding_workers_ready",] == 2 and entries["nofinding_worker_deaths_total",] == 3
+    )
+    assert (
+        entries["nofinding_deliveries", "failed"] == 0 and entries["nofinding_model", "adult"] == 1
+    )
+    assert entries["nofinding_disk_free_bytes",] > 0
+    assert entries["nofinding_http_requests_total", "GET", "/v1/jobs/{job}", "200"] == 1
     assert not re.search("[0-9a-f]{32}", text)
     again = client.get("/metrics").text
     assert "nofinding_job_seconds_count 1.0" in again  # a film is counted once
@@ -93,9 +99,9 @@ def test_drift_is_told_by_model_and_by_day(
     folder = tmp_path / "ours"
     folder.mkdir()
     model_with_gate(folder)
-    found = checkpoint.load(folder / "gate")[0]
-    known = (found["reference.points"].double().numpy(), found["reference.scores"].numpy())
-    monkeypatch.setattr("nofinding.service.drifting.reference_of", lambda folder: known)
+    result = checkpoint.load(folder / "gate")[0]
+    known = (result["reference.points"].double().numpy(), result["reference.scores"].numpy())
+    monkeypatch.setattr("nofinding.service.monitoring.reference_of", lambda folder: known)
     sha256 = checkpoint.load(folder / "model")[1]["sha256"]
     client = client_of(app_for(home, folder))
     assert client.get("/v1/drift").json() == {"models": {}, "refused": [], "films": 0}
@@ -108,9 +114,9 @@ def test_drift_is_told_by_model_and_by_day(
     done_job(home, "refused", {**none, "refused": "is no chest film"})
     done_job(home, "older", {"model": "ours", "sha256": "f" * 64})
     assert client.get("/v1/drift").json()["films"] == 0  # an answer is good for a minute
-    monkeypatch.setattr("nofinding.service.drifting.FRESH", -1.0)
-    told = client.get("/v1/drift").json()
-    ours = told["models"]["ours"]
+    monkeypatch.setattr("nofinding.service.monitoring.FRESH", -1.0)
+    payload = client.get("/v1/drift").json()
+    ours = payload["models"]["ours"]
     assert ours["tested"] and ours["alarming"] and "unlike those" in ours["line"]
     assert (ours["n"], ours["patients"]) == (35, 35) and ours["p"] <= 0.01
     (day,) = ours["days"]
@@ -120,9 +126,9 @@ def test_drift_is_told_by_model_and_by_day(
     assert (age["median"], age["known_share"]) == (63.0, 1.0)
     assert (age["training_mean"], age["training_known_share"]) == (50.0, 0.5)
     assert ours["median_calibration_score"] == 2.0
-    other = told["models"]["ours ffffffff"]
+    other = payload["models"]["ours ffffffff"]
     assert not other["tested"] and "not the one that scores now" in other["why"]
-    assert [row["n"] for row in told["refused"]] == [1]
+    assert [row["n"] for row in payload["refused"]] == [1]
 
 
 def test_drift_counts_a_patient_once_and_says_where_there_are_too_few(
@@ -132,37 +138,37 @@ def test_drift_counts_a_patient_once_and_says_where_there_are_too_few(
     folder.mkdir()
     model_with_gate(folder)
     known = (np.zeros((60, 12)), np.zeros(60))
-    monkeypatch.setattr("nofinding.service.drifting.reference_of", lambda folder: known)
+    monkeypatch.setattr("nofinding.service.monitoring.reference_of", lambda folder: known)
     sha256 = checkpoint.load(folder / "model")[1]["sha256"]
     for number in range(31):
         home.queue.offer(f"f{number}", "d", {"file": "f", "patient": f"p{number // 2}"})
         (job,) = home.queue.claim()
         said: dict[str, Any] = {"model": "ours", "sha256": sha256, "point": [0.0] * 12}
         home.queue.done(job, {**said, "score": 1.0})
-    told = client_of(app_for(home, folder)).get("/v1/drift").json()["models"]["ours"]
-    assert not told["tested"] and told["why"].startswith("16 patients among the scored")
+    payload = client_of(app_for(home, folder)).get("/v1/drift").json()["models"]["ours"]
+    assert not payload["tested"] and payload["why"].startswith("16 patients among the scored")
 
 
 def test_drift_reads_the_points_of_a_real_gate() -> None:
-    from nofinding.run.gating import reference_of
-    from nofinding.run.shipped import model_folder
+    from nofinding.model.input_gate import reference_of
+    from nofinding.model.pretrained import model_folder
 
-    found = reference_of(model_folder("adult"))
-    assert found is not None
+    result = reference_of(model_folder("adult"))
+    assert result is not None
     resident = Resident("adult", accelerator="cpu")
     own = resident.loaded("adult").gatekeeper.own
     assert own is not None
     points = own.tensors["reference.points"].double().numpy()
     scores = own.tensors["reference.scores"].numpy()
-    np.testing.assert_array_equal(found[0], points)
-    np.testing.assert_array_equal(found[1], scores)
+    np.testing.assert_array_equal(result[0], points)
+    np.testing.assert_array_equal(result[1], scores)
 
 
 def test_a_damaged_model_is_said_in_one_line(home: Home, tmp_path: Path) -> None:
     folder = tmp_path / "ours"
     folder.mkdir()
     (folder / "model.json").write_text("{")
-    done_job(home, told={"model": "ours"})
+    done_job(home, payload={"model": "ours"})
     answer = client_of(app_for(home, folder)).get("/v1/drift")
     assert answer.status_code == 503 and answer.json() == {"error": "the model's folder is damaged"}
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from nofinding.service import feedback as kept
-from nofinding.service.home import Home
-from nofinding.service.queue import Job
-from service_app import TOLD, Pool, app_for, client_of, done_job, home_in
+from nofinding.service.store import feedback as stored
+from nofinding.service.store.home import Home
+from nofinding.service.store.job_queue import QueuedJob
+from support.service_app import TOLD, Pool, app_for, client_of, done_job, home_in
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def client(home: Home) -> TestClient:
 
 
 @pytest.fixture
-def job(home: Home) -> Job:
+def job(home: Home) -> QueuedJob:
     return done_job(home)
 
 
@@ -47,9 +47,9 @@ def test_films_are_listed_in_the_order_asked_for(client: TestClient, home: Home)
 
     assert names()[:2] == ["c", "a"] and names(descending=True)[:2] == ["a", "c"]
     assert names(state="waiting") == ["d"] and names(most=1, skip=1) == ["a"]
-    told = client.get("/v1/jobs").json()
-    assert told["counts"] == {"waiting": 1, "working": 0, "done": 3, "failed": 0}
-    assert [job["score"] for job in told["jobs"] if job["film"] == "b"] == [None]
+    payload = client.get("/v1/jobs").json()
+    assert payload["counts"] == {"waiting": 1, "working": 0, "done": 3, "failed": 0}
+    assert [job["score"] for job in payload["jobs"] if job["film"] == "b"] == [None]
     for query in ("most=501", "most=0", "skip=-1", "skip=99999999999999999999", "order=id",
                   "state=x", "descending=2"):  # fmt: skip
         answer = client.get(f"/v1/jobs?{query}")
@@ -65,22 +65,24 @@ def test_a_job_that_is_not_done_has_no_result(client: TestClient, home: Home) ->
         assert client.get(f"/v1/jobs/..%2f..%2fkey/{what}").status_code in (404, 422)
     (working,) = home.queue.claim()
     home.queue.fail(working, "it was no film")
-    told = client.get(f"/v1/jobs/{waiting.id}").json()
-    assert (told["state"], told["why"]) == ("failed", "it was no film")
+    payload = client.get(f"/v1/jobs/{waiting.id}").json()
+    assert (payload["state"], payload["why"]) == ("failed", "it was no film")
     assert client.get(f"/v1/jobs/{waiting.id}/result").status_code == 409
 
 
 def test_a_result_is_told_and_looking_at_it_is_written_down(
-    client: TestClient, home: Home, job: Job
+    client: TestClient, home: Home, job: QueuedJob
 ) -> None:
-    told = client.get(f"/v1/jobs/{job.id}/result").json()
-    assert told == {**TOLD, "film": "film", "job": job.id, "state": "done"}
+    payload = client.get(f"/v1/jobs/{job.id}/result").json()
+    assert payload == {**TOLD, "film": "film", "job": job.id, "state": "done"}
     about = client.get(f"/v1/jobs/{job.id}").json()
     assert about["p_value"] == 0.02 and about["deliveries"] == []
     assert audited(home) == ["saw the result"]
 
 
-def test_pictures_are_given_as_numbers_and_as_png(client: TestClient, home: Home, job: Job) -> None:
+def test_pictures_are_given_as_numbers_and_as_png(
+    client: TestClient, home: Home, job: QueuedJob
+) -> None:
     ramp = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
     film = client.get(f"/v1/jobs/{job.id}/film?format=raw")
     assert (film.headers["x-rows"], film.headers["x-columns"]) == ("64", "32")
@@ -108,7 +110,7 @@ def test_pictures_are_given_as_numbers_and_as_png(client: TestClient, home: Home
 def test_a_refused_film_is_shown_without_a_map(client: TestClient, home: Home) -> None:
     none = {"refused": "is no upright frontal chest film", "score": None, "p_value": None,
             "model": None, "record": []}  # fmt: skip
-    job = done_job(home, told=none)
+    job = done_job(home, payload=none)
     (home.results.folder / job.id / "map.npy").unlink()
     assert client.get(f"/v1/jobs/{job.id}/map").status_code == 404
     report = client.get(f"/v1/jobs/{job.id}/report").text
@@ -117,7 +119,9 @@ def test_a_refused_film_is_shown_without_a_map(client: TestClient, home: Home) -
     assert asked.status_code == 409
 
 
-def test_the_report_is_one_file_and_escapes_what_it_is_told(client: TestClient, job: Job) -> None:
+def test_the_report_is_one_file_and_escapes_what_it_is_told(
+    client: TestClient, job: QueuedJob
+) -> None:
     page = client.get(f"/v1/jobs/{job.id}/report")
     assert page.headers["content-type"].startswith("text/html")
     text = page.text
@@ -127,7 +131,7 @@ def test_the_report_is_one_file_and_escapes_what_it_is_told(client: TestClient, 
     assert 'value="0.5"' in text and "not known" in text
 
 
-def test_objects_are_given_and_written_down(client: TestClient, home: Home, job: Job) -> None:
+def test_objects_are_given_and_written_down(client: TestClient, home: Home, job: QueuedJob) -> None:
     url = f"/v1/jobs/{job.id}/objects"
     assert client.get(url).json() == {"objects": ["report"]}
     answer = client.get(f"{url}/report")
@@ -136,10 +140,10 @@ def test_objects_are_given_and_written_down(client: TestClient, home: Home, job:
     assert answer.headers["content-disposition"] == f'attachment; filename="{job.id}.report.dcm"'
     folder = home.results.folder / job.id / "objects"
     (folder / "fhir.json").write_text('{"resourceType": "Bundle"}')
-    told = client.get(f"{url}/fhir")  # a transaction, and no DICOM
-    assert told.json() == {"resourceType": "Bundle"}
-    assert told.headers["content-type"] == "application/fhir+json"
-    assert told.headers["content-disposition"] == f'attachment; filename="{job.id}.fhir.json"'
+    message = client.get(f"{url}/fhir")  # a transaction, and no DICOM
+    assert message.json() == {"resourceType": "Bundle"}
+    assert message.headers["content-type"] == "application/fhir+json"
+    assert message.headers["content-disposition"] == f'attachment; filename="{job.id}.fhir.json"'
     (folder / "fhir.json").unlink()
     assert client.get(f"{url}/map").status_code == 404
     assert client.get(f"{url}/..%2fresult").status_code in (404, 422)
@@ -147,16 +151,16 @@ def test_objects_are_given_and_written_down(client: TestClient, home: Home, job:
 
 
 def test_a_what_if_question_is_a_job_of_its_own_with_exactly_that_record(
-    client: TestClient, home: Home, job: Job
+    client: TestClient, home: Home, job: QueuedJob
 ) -> None:
     url = f"/v1/jobs/{job.id}/what-if"
     body = {"record": {"age": 40, "sex": None, "weight": "180 lb"}}
     asked = client.post(url, json=body)
     assert asked.status_code == 202 and client.post(url, json=body).status_code == 200
-    found = home.queue.get(asked.json()["job"])
-    assert found is not None and found.kind == "what-if"
-    assert found.payload["file"] == job.payload["file"]
-    assert found.payload["record"] == {"age": 40.0, "weight": pytest.approx(81.6466266)}
+    queued = home.queue.get(asked.json()["job"])
+    assert queued is not None and queued.kind == "what-if"
+    assert queued.payload["file"] == job.payload["file"]
+    assert queued.payload["record"] == {"age": 40.0, "weight": pytest.approx(81.6466266)}
     assert len(client.get("/v1/jobs").json()["jobs"]) == 1
     (held,) = home.queue.claim()
     arrays: dict[Any, np.ndarray] = {"map": np.ones((64, 64), np.float32)}
@@ -186,12 +190,14 @@ def test_a_what_if_question_is_a_job_of_its_own_with_exactly_that_record(
     ],
     ids=range(13),
 )
-def test_a_question_that_is_none(client: TestClient, job: Job, body: bytes, status: int) -> None:
+def test_a_question_that_is_none(
+    client: TestClient, job: QueuedJob, body: bytes, status: int
+) -> None:
     answer = client.post(f"/v1/jobs/{job.id}/what-if", content=body)
     assert answer.status_code == status and len(answer.json()["error"].splitlines()) == 1
 
 
-def test_questions_are_turned_away_where_nobody_could_answer(home: Home, job: Job) -> None:
+def test_questions_are_turned_away_where_nobody_could_answer(home: Home, job: QueuedJob) -> None:
     pool = Pool(ready=0)
     client = client_of(app_for(home, pool=pool))
     url, body = f"/v1/jobs/{job.id}/what-if", {"record": {"age": 1}}
@@ -201,7 +207,9 @@ def test_questions_are_turned_away_where_nobody_could_answer(home: Home, job: Jo
     assert client.post(url, json=body).status_code == 429
 
 
-def test_what_readers_say_is_kept_and_exported(client: TestClient, home: Home, job: Job) -> None:
+def test_what_readers_say_is_kept_and_exported(
+    client: TestClient, home: Home, job: QueuedJob
+) -> None:
     url = f"/v1/jobs/{job.id}/feedback"
     said = client.post(url, json={"verdict": "disagree", "comment": "=skin, fold\n\u00e4"})
     assert said.status_code == 201 and said.json()["job"] == job.id
@@ -226,9 +234,9 @@ def test_what_readers_say_is_kept_and_exported(client: TestClient, home: Home, j
 
 
 def test_remarks_on_one_result_are_bounded(
-    client: TestClient, job: Job, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, job: QueuedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "MOST", 2)
+    monkeypatch.setattr(stored, "MOST", 2)
     url = f"/v1/jobs/{job.id}/feedback"
     statuses = [client.post(url, json={"verdict": "agree"}).status_code for _ in range(3)]
     assert statuses == [201, 201, 409]

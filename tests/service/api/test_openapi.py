@@ -17,8 +17,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from nofinding.service.home import Home
-from service_app import Pool, app_for, done_job, home_in
+from nofinding.service.store.home import Home
+from support.service_app import Pool, app_for, done_job, home_in
 
 EXAMPLES = int(os.environ.get("NOFINDING_API_EXAMPLES", "4"))
 """Of each operation; more for a long run."""
@@ -42,7 +42,7 @@ def operations(home: Home) -> Iterator[list[Any]]:
         schema = schemathesis.openapi.from_asgi(
             "/openapi.json", app_for(home, pool=Pool()), headers={"Host": "127.0.0.1"}
         )
-        yield [found.ok() for found in schema.get_all_operations()]
+        yield [result.ok() for result in schema.get_all_operations()]
 
 
 def test_whatever_is_asked_nothing_breaks(home: Home, operations: list[Any]) -> None:

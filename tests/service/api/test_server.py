@@ -16,9 +16,9 @@ from nofinding.service.api import guard
 from nofinding.service.api import server as module
 from nofinding.service.api.server import Server, configured
 from nofinding.service.api.state import Limits
-from nofinding.service.home import Home
 from nofinding.service.serve import ServeOptions
-from service_app import app_for, home_in, png
+from nofinding.service.store.home import Home
+from support.service_app import app_for, home_in, png
 
 
 @contextlib.contextmanager
@@ -76,8 +76,8 @@ def wait_for_nothing_left(home: Home, seconds: float = 5) -> None:
 def test_four_gigabytes_are_refused_at_once(home: Home) -> None:
     with running(home) as port, connected(port) as link:
         link.sendall(HEAD + b"Content-Length: 4294967296\r\n\r\n")
-        told = link.recv(65536)
-        assert told.startswith(b"HTTP/1.1 413 ") and b"connection: close" in told
+        message = link.recv(65536)
+        assert message.startswith(b"HTTP/1.1 413 ") and b"connection: close" in message
         link.shutdown(socket.SHUT_WR)
         answer(link)  # and then it is closed
 
@@ -89,8 +89,8 @@ def test_who_is_refused_while_he_sends_can_read_why(home: Home) -> None:
         for _ in range(125):
             link.sendall(bytes(64_000))
             time.sleep(0.002)  # the answer is long there
-        told = answer(link)
-    assert told.startswith(b"HTTP/1.1 429 ") and b"the queue is full" in told
+        message = answer(link)
+    assert message.startswith(b"HTTP/1.1 429 ") and b"the queue is full" in message
 
 
 def test_who_never_stops_sending_is_cut_off(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +138,8 @@ def test_who_is_silent_is_let_go(home: Home, monkeypatch: pytest.MonkeyPatch) ->
             assert answer(link) == b""
         with connected(port) as link:  # after an answer, the next headers byte by byte
             link.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            while not (told := link.recv(4096)).endswith(b'{"live":true}'):
-                assert told
+            while not (message := link.recv(4096)).endswith(b'{"live":true}'):
+                assert message
             begin = time.monotonic()
             with contextlib.suppress(OSError):
                 for byte in b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n":
@@ -176,9 +176,9 @@ def test_what_is_no_http_is_refused_in_one_line(home: Home) -> None:
             with connected(port) as link:
                 link.sendall(sent)
                 link.shutdown(socket.SHUT_WR)
-                told = answer(link)
-                assert told.startswith(b"HTTP/1.1 4") or told == b"", sent[:20]
-                assert b"CANARY" not in told
+                message = answer(link)
+                assert message.startswith(b"HTTP/1.1 4") or message == b"", sent[:20]
+                assert b"CANARY" not in message
         assert httpx.get(f"http://127.0.0.1:{port}/live").status_code == 200
 
 

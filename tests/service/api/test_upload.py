@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nofinding.service.api.state import Service
 from nofinding.service.api.upload import json_of, receive_form
-from service_app import app_for, home_in, png
+from support.service_app import app_for, home_in, png
 
 CALM = settings(
     max_examples=60, derandomize=True, database=None, deadline=None,

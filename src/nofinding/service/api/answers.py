@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nofinding.service.feedback import COMMENT_LONGEST
-from nofinding.service.queue import Accepted, Job
+from nofinding.service.store.feedback import COMMENT_LONGEST
+from nofinding.service.store.job_queue import Accepted, QueuedJob
 
 __all__ = [
     "ACCEPTED",
@@ -229,10 +229,11 @@ _ERROR = _object(error="string")
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How a route says no; 401 and 403 go without saying."""
-    told = {401: "A token is needed.", 403: "Asked from another web page or under another name."}
-    told |= {status: MEANINGS[status] for status in statuses}
+    reasons = {401: "A token is needed.", 403: "Asked from another web page or under another name."}
+    reasons |= {status: MEANINGS[status] for status in statuses}
     return {
-        status: _answer(meaning, _ERROR, {"error": "one line"}) for status, meaning in told.items()
+        status: _answer(meaning, _ERROR, {"error": "one line"})
+        for status, meaning in reasons.items()
     }
 
 
@@ -242,7 +243,7 @@ def accepted(taken: Accepted) -> dict[str, Any]:
     return {"job": job.id, "state": job.state, "new": taken.new, "film": job.film}
 
 
-def job_of(job: Job) -> dict[str, Any]:
+def job_of(job: QueuedJob) -> dict[str, Any]:
     """A job, as lists and its own route show it: no record, no array."""
     said = job.result or {}
     names = ("score", "p_value", "model", "sha256", "refused", "seconds")
@@ -251,7 +252,7 @@ def job_of(job: Job) -> dict[str, Any]:
         "film": job.film,
         "kind": job.kind,
         "state": job.state,
-        "made": job.made,
+        "made": job.created,
         "tries": job.tries,
         "why": job.why,
         "conflict": job.conflict,

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.staticfiles import StaticFiles
 
 from nofinding import __version__
-from nofinding.clinical.codes import NOTICE
+from nofinding.clinical.dicom.codes import NOTICE
 from nofinding.service.api import films, health, jobs, opinions, pictures, session
 from nofinding.service.api.guard import Guard
 from nofinding.service.api.health import Counted
@@ -22,7 +22,7 @@ __all__ = ["VIEWER", "make_app"]
 
 VIEWER = Path(__file__).parents[1] / "viewer"
 ABOUT = (
-    "How far a chest radiograph is from the normal ones, where, and how sure. "
+    "How far a chest radiograph is from the normal ones, where, and with what confidence. "
     f'{NOTICE}. Errors are one line: {{"error": "..."}}.'
 )
 OPEN = {"/live", "/ready", "/metrics", "/v1/login"}
@@ -62,19 +62,19 @@ def make_app(service: Service) -> Guard:
 
 def description(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI description, with how to be let in."""
-    told = get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
-    told.setdefault("components", {})["securitySchemes"] = {
+    schema = get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
+    schema.setdefault("components", {})["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer"},
         "session": {"type": "apiKey", "in": "cookie", "name": "nofinding_session"},
     }
-    for path, operations in told["paths"].items():
+    for path, operations in schema["paths"].items():
         for operation in operations.values():
             operation["security"] = [] if path in OPEN else [{"token": []}, {"session": []}]
             for answer in operation["responses"].values():
                 answer.setdefault("headers", {})["X-Research-Use-Only"] = {
                     "schema": {"type": "string", "const": "true"}
                 }
-    return told
+    return schema
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -19,8 +19,8 @@ from nofinding.service.api.answers import (
 )
 from nofinding.service.api.state import Service, full, no_disk, refused, service_of, who
 from nofinding.service.api.upload import ENDINGS, Film, json_of, receive_form
-from nofinding.service.intake import Identity, identity_of, offer, stated_record
-from nofinding.service.queue import Accepted, FullError
+from nofinding.service.intake.offer import Identity, identity_of, offer, stated_record
+from nofinding.service.store.job_queue import Accepted, FullError
 
 __all__ = ["router"]
 
@@ -77,8 +77,8 @@ async def post_batch(request: Request) -> JSONResponse:
     refused_films: list[dict[str, Any]] = []
     first: HTTPException | None = None
     async with receive_form(request, service, most=service.limits.films, text="records") as form:
-        told = form.texts.get("records")
-        records = json_of(told, "records") if told else {}
+        stated = form.texts.get("records")
+        records = json_of(stated, "records") if stated else {}
         if not form.films:
             raise refused(422, "there is no part film")
         _require_fit(records, [film.name for film in form.films])
@@ -108,18 +108,18 @@ def _stated(data: object, service: Service) -> dict[str, float]:
         raise refused(422, str(error)) from None
 
 
-def _require_fit(records: object, names: Sequence[str]) -> None:
+def _require_fit(exams: object, names: Sequence[str]) -> None:
     """Raises 422 where it is not certain which film each record is of: a record must never get to
     another patient's film."""
-    if isinstance(records, list):
-        if len(records) != len(names):
+    if isinstance(exams, list):
+        if len(exams) != len(names):
             raise refused(
-                422, f"records: {len(records)} for {len(names)} films; give one each, {{}} for none"
+                422, f"records: {len(exams)} for {len(names)} films; give one each, {{}} for none"
             )
-    elif isinstance(records, dict):
-        if lost := sum(names.count(name) == 0 for name in records):
+    elif isinstance(exams, dict):
+        if lost := sum(names.count(name) == 0 for name in exams):
             raise refused(422, f"records: {lost} of them by a file name that no film has")
-        if sum(names.count(name) > 1 for name in records):
+        if sum(names.count(name) > 1 for name in exams):
             raise refused(422, "records: several films have one file name; give a list instead")
     else:
         raise refused(422, "records: is neither a list nor an object by file name")

@@ -41,21 +41,21 @@ async def get_live() -> JSONResponse:
 def get_ready(request: Request) -> JSONResponse:
     """200 where a worker has its model, the queue answers, and the disk has room; else 503."""
     service = service_of(request)
-    told: dict[str, Any] = {"workers": 0 if service.pool is None else service.pool.ready}
-    told["queue"] = True
+    payload: dict[str, Any] = {"workers": 0 if service.pool is None else service.pool.ready}
+    payload["queue"] = True
     try:
         service.home.queue.counts()
     except Exception:  # whatever it is, it is no queue to rely on
-        told["queue"] = False
+        payload["queue"] = False
     try:
         service.require_disk()
-        told["disk"] = True
+        payload["disk"] = True
     except HTTPException:
-        told["disk"] = False
-    scored = service.pool is None or told["workers"] > 0
-    ready = scored and told["queue"] and told["disk"]
+        payload["disk"] = False
+    scored = service.pool is None or payload["workers"] > 0
+    ready = scored and payload["queue"] and payload["disk"]
     again = {} if ready else {"Retry-After": "5"}
-    return JSONResponse({"ready": ready, **told}, 200 if ready else 503, headers=again)
+    return JSONResponse({"ready": ready, **payload}, 200 if ready else 503, headers=again)
 
 
 @router.get(
@@ -93,7 +93,7 @@ class Counted(Collector):
         )  # fmt: skip
         self.registry.register(self)
         self._lock = threading.Lock()
-        self._seen = time.time()
+        self._visited = time.time()
         service.counted = self.count
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -104,7 +104,7 @@ class Counted(Collector):
     def text(self) -> bytes:
         """All of it, for Prometheus."""
         with self._lock:
-            self._seen, finished = self.service.home.queue.finished(self._seen)
+            self._visited, finished = self.service.home.queue.finished(self._visited)
             for seconds in finished:
                 self.job_seconds.observe(seconds)
         return generate_latest(self.registry)

@@ -19,9 +19,9 @@ from nofinding.service.api.answers import (
 )
 from nofinding.service.api.state import Service, full, refused, service_of, who
 from nofinding.service.api.upload import json_of, text_body
-from nofinding.service.intake import offer_what_if, stated_record
-from nofinding.service.plain import finite
-from nofinding.service.queue import FullError, State
+from nofinding.service.intake.offer import offer_what_if, stated_record
+from nofinding.service.store.job_queue import FullError, State
+from nofinding.storage.plain_json import finite
 
 __all__ = ["Id", "router"]
 
@@ -60,9 +60,9 @@ def get_jobs(
 def get_job(request: Request, job: Id) -> JSONResponse:
     """State, score and p-value, and to whom the result was sent."""
     service = service_of(request)
-    found = service.job(job)
-    deliveries = service.home.queue.deliveries(found.id)
-    return JSONResponse(finite(job_of(found) | {"deliveries": deliveries}))
+    queued = service.job(job)
+    deliveries = service.home.queue.deliveries(queued.id)
+    return JSONResponse(finite(job_of(queued) | {"deliveries": deliveries}))
 
 
 @router.get(
@@ -74,10 +74,10 @@ def get_job(request: Request, job: Id) -> JSONResponse:
 def get_result(request: Request, job: Id) -> JSONResponse:
     """All that is said of the film, but for pictures."""
     service = service_of(request)
-    found = service.job(job)
-    told = service.told(found)
-    service.note(who(request), "saw the result", found)
-    return JSONResponse(finite({"job": found.id, "state": found.state, **told}))
+    queued = service.job(job)
+    payload = service.payload(queued)
+    service.note(who(request), "saw the result", queued)
+    return JSONResponse(finite({"job": queued.id, "state": queued.state, **payload}))
 
 
 @router.get(
@@ -89,9 +89,9 @@ def get_result(request: Request, job: Id) -> JSONResponse:
 def get_objects(request: Request, job: Id) -> JSONResponse:
     """Which there are: none where the film is no DICOM, or was refused."""
     service = service_of(request)
-    found = service.job(job)
-    service.told(found)
-    return JSONResponse({"objects": [*service.home.results.objects(found.id)]})
+    queued = service.job(job)
+    service.payload(queued)
+    return JSONResponse({"objects": [*service.home.results.objects(queued.id)]})
 
 
 @router.get(
@@ -112,14 +112,14 @@ def get_objects(request: Request, job: Id) -> JSONResponse:
 def get_object(request: Request, job: Id, kind: Kind) -> FileResponse:
     """The object as it is sent to archives. Whoever fetches it stands in the audit log."""
     service = service_of(request)
-    found = service.job(job)
-    service.told(found)
-    file = service.home.results.objects(found.id).get(kind)
+    queued = service.job(job)
+    service.payload(queued)
+    file = service.home.results.objects(queued.id).get(kind)
     if file is None:
         raise refused(404, "there is no such object of this film")
-    service.note(who(request), f"fetched the {kind}", found)
+    service.note(who(request), f"fetched the {kind}", queued)
     media_type = "application/fhir+json" if file.suffix == ".json" else "application/dicom"
-    name = f"{found.id}.{kind}{file.suffix}"
+    name = f"{queued.id}.{kind}{file.suffix}"
     return FileResponse(file, media_type=media_type, filename=name)
 
 
@@ -140,22 +140,22 @@ async def post_what_if(request: Request, job: Id) -> JSONResponse:
 
 def _asked(service: Service, job: str, data: Any, by: str) -> JSONResponse:
     try:
-        wanted = WhatIf.model_validate(data, strict=False)
+        question = WhatIf.model_validate(data, strict=False)
     except ValidationError:
         raise refused(422, 'send {"record": {"age": 40, "sex": null}}') from None
-    found = service.job(job)
-    if found.kind != "film" or found.state != "done" or (found.result or {}).get("refused"):
+    queued = service.job(job)
+    if queued.kind != "film" or queued.state != "done" or (queued.result or {}).get("refused"):
         raise refused(409, "only a film that was scored can be asked about")
     try:
-        record = stated_record(wanted.record, service.fields)
+        record = stated_record(question.record, service.fields)
     except UserError as error:
         raise refused(422, str(error)) from None
     if not service.loaded:
         raise refused(503, "no worker has its model yet", again=10)
     try:
-        taken = offer_what_if(service.home, found, record)
+        taken = offer_what_if(service.home, queued, record)
     except FullError as error:
         raise full(error) from None
-    service.note(by, "asked what if", found)
+    service.note(by, "asked what if", queued)
     location = {"Location": f"/v1/jobs/{taken.job.id}"}
     return JSONResponse(accepted(taken), 202 if taken.new else 200, headers=location)

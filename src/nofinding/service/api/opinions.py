@@ -19,8 +19,8 @@ from nofinding.service.api.answers import (
 from nofinding.service.api.jobs import Id
 from nofinding.service.api.state import Service, refused, service_of, who
 from nofinding.service.api.upload import json_of, text_body
-from nofinding.service.feedback import TooManyError, as_csv
-from nofinding.service.plain import finite
+from nofinding.service.store.feedback import TooManyError, as_csv
+from nofinding.storage.plain_json import finite
 
 __all__ = ["router"]
 
@@ -51,17 +51,17 @@ def _said(service: Service, job: str, data: Any, by: str) -> JSONResponse:
         remark.comment.encode()
     except UnicodeEncodeError:
         raise refused(422, "the comment has characters that cannot be kept") from None
-    found = service.job(job)
-    service.told(found)
-    said = found.result or {}
+    queued = service.job(job)
+    service.payload(queued)
+    said = queued.result or {}
     try:
         number = service.feedback.add(
-            found.id, found.film, remark.verdict, remark.comment, by, said
+            queued.id, queued.film, remark.verdict, remark.comment, by, said
         )
     except TooManyError:
         raise refused(409, "this result has as many remarks as are kept") from None
-    service.note(by, f"said {remark.verdict}", found)
-    return JSONResponse({"id": number, "job": found.id}, 201)
+    service.note(by, f"said {remark.verdict}", queued)
+    return JSONResponse({"id": number, "job": queued.id}, 201)
 
 
 @router.get(

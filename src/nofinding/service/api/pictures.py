@@ -10,13 +10,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from nofinding.clinical.result import on_the_film
-from nofinding.evaluate.gallery import tinted
+from nofinding.evaluation.report.gallery import tinted
 from nofinding.service.api.answers import refusals
 from nofinding.service.api.jobs import Id
 from nofinding.service.api.report import report_page
 from nofinding.service.api.state import Service, refused, service_of, who
-from nofinding.service.kept import Array
-from nofinding.service.queue import Job
+from nofinding.service.store.job_queue import QueuedJob
+from nofinding.service.store.result_store import Array
 
 __all__ = ["router"]
 
@@ -47,9 +47,9 @@ PICTURES: dict[int | str, dict[str, Any]] = {
 def get_film(request: Request, job: Id, format: Format = "png") -> Response:
     """At most 1024 pixels a side. png: 8 bit. raw: uint16, for a window and level of one's own."""
     service = service_of(request)
-    found, _ = _done(service, job)
-    film = _array(service, found, "film")
-    service.note(who(request), "saw the film", found)
+    queued, _ = _done(service, job)
+    film = _array(service, queued, "film")
+    service.note(who(request), "saw the film", queued)
     if format == "raw":
         return _raw(film.astype("<u2"))
     return _png((film >> 8).astype(np.uint8))
@@ -62,12 +62,12 @@ def get_map(request: Request, job: Id, format: Format = "raw") -> Response:
     """raw: float32 on the model's own grid, the part that the film covers; X-Threshold is what 99 %
     of the pixels of normal films stay below. png: in colour over the film."""
     service = service_of(request)
-    found, told = _done(service, job)
-    heat = _on_film(_array(service, found, "map"), told)
+    queued, payload = _done(service, job)
+    heat = _on_film(_array(service, queued, "map"), payload)
     if format == "raw":
-        return _raw(heat.astype("<f4"), told.get("threshold"))
-    under = service.home.results.array(_film_job(service, found), "film")
-    return _png(coloured(under, heat, told.get("threshold")))
+        return _raw(heat.astype("<f4"), payload.get("threshold"))
+    under = service.home.results.array(_film_job(service, queued), "film")
+    return _png(coloured(under, heat, payload.get("threshold")))
 
 
 @router.get(
@@ -82,8 +82,8 @@ def get_normal(request: Request, job: Id, format: Format = "raw") -> Response:
     raw: float32. png: 8 bit.
     """
     service = service_of(request)
-    found, told = _done(service, job)
-    normal = _on_film(_array(service, found, "normal"), told)
+    queued, payload = _done(service, job)
+    normal = _on_film(_array(service, queued, "normal"), payload)
     if format == "raw":
         return _raw(normal.astype("<f4"))
     return _png((255 * normal.clip(0, 1)).round().astype(np.uint8))
@@ -101,21 +101,21 @@ def get_normal(request: Request, job: Id, format: Format = "raw") -> Response:
 def get_report(request: Request, job: Id) -> HTMLResponse:
     """Film, map, score, what the p-value means, record and flags: one HTML file, no script."""
     service = service_of(request)
-    found, told = _done(service, job)
+    queued, payload = _done(service, job)
     results = service.home.results
-    film, heat = results.array(found.id, "film"), results.array(found.id, "map")
-    normal = results.array(found.id, "normal")
-    service.note(who(request), "saw the report", found)
+    film, heat = results.array(queued.id, "film"), results.array(queued.id, "map")
+    normal = results.array(queued.id, "normal")
+    service.note(who(request), "saw the report", queued)
     pictures: dict[str, bytes] = {}
     if film is not None:
         pictures["The film"] = png_of((film >> 8).astype(np.uint8))
     if film is not None and heat is not None:
-        over = coloured(film, _on_film(heat, told), told.get("threshold"))
+        over = coloured(film, _on_film(heat, payload), payload.get("threshold"))
         pictures["Its map"] = png_of(over)
     if normal is not None:
-        shown = (255 * _on_film(normal, told).clip(0, 1)).round().astype(np.uint8)
+        shown = (255 * _on_film(normal, payload).clip(0, 1)).round().astype(np.uint8)
         pictures["Pseudo-healthy"] = png_of(shown)
-    page = report_page(found.id, told, pictures)
+    page = report_page(queued.id, payload, pictures)
     return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
 
 
@@ -133,29 +133,29 @@ def coloured(
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _done(service: Service, job: str) -> tuple[Job, dict[str, Any]]:
-    found = service.job(job)
-    return found, service.told(found)
+def _done(service: Service, job: str) -> tuple[QueuedJob, dict[str, Any]]:
+    queued = service.job(job)
+    return queued, service.payload(queued)
 
 
-def _film_job(service: Service, job: Job) -> str:
+def _film_job(service: Service, job: QueuedJob) -> str:
     """The job that has the film: of a what-if the one that it asks about."""
     return str(job.payload.get("of", job.id))
 
 
-def _array(service: Service, job: Job, name: Array) -> np.ndarray:
+def _array(service: Service, job: QueuedJob, name: Array) -> np.ndarray:
     """Raises 404 where there is none."""
     of = _film_job(service, job) if name == "film" else job.id
     array = service.home.results.array(of, name)
     if array is None:
-        told = "pseudo-healthy film: the model makes none" if name == "normal" else name
-        raise refused(404, f"there is no {told}")
+        what = "pseudo-healthy film: the model makes none" if name == "normal" else name
+        raise refused(404, f"there is no {what}")
     return array
 
 
-def _on_film(square: np.ndarray, told: dict[str, Any]) -> np.ndarray:
-    high, wide = told["size"]
-    return np.ascontiguousarray(on_the_film(square, high, wide, told["aspect"]))
+def _on_film(square: np.ndarray, payload: dict[str, Any]) -> np.ndarray:
+    high, wide = payload["size"]
+    return np.ascontiguousarray(on_the_film(square, high, wide, payload["aspect"]))
 
 
 def _raw(array: np.ndarray, threshold: float | None = None) -> Response:

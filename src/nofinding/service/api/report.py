@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from nofinding.service.plain import finite
+from nofinding.storage.plain_json import finite
 
 __all__ = ["docs_page", "report_page"]
 
@@ -20,29 +20,29 @@ PAGES = Environment(
 )
 
 
-def report_page(job: str, told: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def report_page(job: str, payload: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """The page; `pictures` are PNG files by their captions."""
-    about: dict[str, Any] = finite(dict(told))
+    about: dict[str, Any] = finite(dict(payload))
     shown = {
         caption: "data:image/png;base64," + base64.b64encode(data).decode()
         for caption, data in pictures.items()
     }
     return PAGES.get_template("report.html.j2").render(
-        job=job, told=about, pictures=shown, meaning=meaning(about)
+        job=job, payload=about, pictures=shown, meaning=meaning(about)
     )
 
 
-def meaning(told: Mapping[str, Any]) -> str:
+def meaning(payload: Mapping[str, Any]) -> str:
     """What the p-value says, in a sentence."""
-    if told.get("refused"):
-        return f"The film was not scored: it {told['refused']}."
-    p = told.get("p_value")
+    if payload.get("refused"):
+        return f"The film was not scored: it {payload['refused']}."
+    p = payload.get("p_value")
     if p is None:
         return "The model is not calibrated: the score has no p-value."
     share = f"{100 * p:.2g}"
     return (
         f"Of 100 normal films like those of calibration, about {share} score as high or higher "
-        f"({told.get('calibration')}). It is not the probability of disease."
+        f"({payload.get('calibration')}). It is not the probability of disease."
     )
 
 

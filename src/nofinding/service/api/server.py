@@ -133,13 +133,13 @@ class Server(uvicorn.Server):
             family, kind, protocol, _, address = socket.getaddrinfo(
                 host.strip("[]"), port, type=socket.SOCK_STREAM
             )[0]
-            made = socket.socket(family, kind, protocol)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(address)
-            made.listen(BACKLOG)  # whoever comes before uvicorn is ready waits
+            listening = socket.socket(family, kind, protocol)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)  # whoever comes before uvicorn is ready waits
         except OSError as error:
             raise UserError(f"--host {host} --port {port}: {error.strerror}") from None
-        return made
+        return listening
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -10,10 +10,10 @@ from fastapi import HTTPException, Request
 
 from nofinding.data.ehr import EhrField
 from nofinding.errors import UserError
-from nofinding.service.drifting import Drifting
-from nofinding.service.feedback import Feedback
-from nofinding.service.home import Home
-from nofinding.service.queue import FullError, Job
+from nofinding.service.monitoring import Drifting
+from nofinding.service.store.feedback import Feedback
+from nofinding.service.store.home import Home
+from nofinding.service.store.job_queue import FullError, QueuedJob
 
 __all__ = ["LOCAL", "Limits", "Service", "Workers", "refused", "service_of", "who"]
 
@@ -69,16 +69,16 @@ class Service:
     """Told of every request that was answered."""
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """There is one decoder child: whoever waits for it holds no thread."""
-    _seen: threading.Event = field(default_factory=threading.Event)
+    _visited: threading.Event = field(default_factory=threading.Event)
 
     @property
     def loaded(self) -> bool:
         """Whether there has been a worker with its model, and there will be again."""
         if self.pool is None:
             return True
-        if not self._seen.is_set() and self.pool.ready:
-            self._seen.set()
-        return self._seen.is_set() and not self.pool.broken
+        if not self._visited.is_set() and self.pool.ready:
+            self._visited.set()
+        return self._visited.is_set() and not self.pool.broken
 
     def require_room(self, count: int = 0) -> None:
         """Raises 503 where films cannot be taken now, 429 where too many wait.
@@ -99,23 +99,23 @@ class Service:
         except OSError:
             raise no_disk() from None
 
-    def job(self, name: str) -> Job:
+    def job(self, name: str) -> QueuedJob:
         """The job of that id. Raises 404."""
         job = self.home.queue.get(name)
         if job is None:
             raise refused(404, "there is no such job")
         return job
 
-    def told(self, job: Job) -> dict[str, Any]:
+    def payload(self, job: QueuedJob) -> dict[str, Any]:
         """What is said of a job that is done. Raises 409 where it is not, 404 without a result."""
         if job.state != "done":
             raise refused(409, f"the job is {job.state}", again=1 if job.why is None else None)
-        told = self.home.results.told(job.id)
-        if told is None:
+        payload = self.home.results.payload(job.id)
+        if payload is None:
             raise refused(404, "its result is no longer kept")
-        return told
+        return payload
 
-    def note(self, by: str, what: str, job: Job | None = None) -> None:
+    def note(self, by: str, what: str, job: QueuedJob | None = None) -> None:
         """Writes the audit log. Raises 503 where that cannot be: nothing is shown unwritten."""
         about = {} if job is None else {"film": job.film, "job": job.id}
         try:

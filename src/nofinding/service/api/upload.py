@@ -16,9 +16,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from nofinding.data.limits import FilmError, kind_of
+from nofinding.data.decoding.limits import FilmError, kind_of
 from nofinding.service.api.state import Service, no_disk, refused
-from nofinding.service.spool import Spool
+from nofinding.service.store.spool import Spool
 
 __all__ = ["ENDINGS", "Film", "Form", "json_of", "receive_form", "text_body"]
 
@@ -142,8 +142,8 @@ class Receiver:
         self._value.clear()
 
     def _part(self) -> None:
-        disposition, told = parse_options_header(self._headers.get("content-disposition"))
-        name = told.get(b"name", b"").decode("latin-1")
+        disposition, options = parse_options_header(self._headers.get("content-disposition"))
+        name = options.get(b"name", b"").decode("latin-1")
         if disposition != b"form-data" or name not in ("film", self._text):
             raise refused(422, f"a part is called neither film nor {self._text}")
         if name == self._text:
@@ -157,7 +157,7 @@ class Receiver:
         declared = parse_options_header(self._headers.get("content-type"))[0].decode("latin-1")
         film = Film(
             declared=declared,
-            name=told.get(b"filename", b"").decode("utf-8", "replace"),
+            name=options.get(b"filename", b"").decode("utf-8", "replace"),
         )
         if declared not in DECLARED:
             film.why = refused(415, "only DICOM, PNG and JPEG are taken")
@@ -234,8 +234,8 @@ async def receive_form(
     request: Request, service: Service, *, most: int, text: str
 ) -> AsyncIterator[Form]:
     """The films and the text of a body; whatever of them is not taken is gone afterwards."""
-    kind, told = parse_options_header(request.headers.get("content-type"))
-    boundary = told.get(b"boundary", b"")
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not 1 <= len(boundary) <= 200:
         raise refused(415, "send multipart/form-data, with the film in the part film")
     form = Form()
@@ -269,18 +269,18 @@ async def text_body(request: Request) -> bytes:
 def json_of(data: bytes, what: str) -> Any:
     """What the JSON says. Raises 400 where it is none, is nested deeply, or has NaN in it."""
     try:
-        told = json.loads(data, parse_constant=_no_constant)
-        if _depth(told) > DEEPEST:
+        value = json.loads(data, parse_constant=_no_constant)
+        if _depth(value) > DEEPEST:
             raise ValueError
     except (ValueError, RecursionError):
         raise refused(400, f"{what} is no JSON that can be read") from None
-    return told
+    return value
 
 
-def _depth(told: Any) -> int:
+def _depth(value: Any) -> int:
     """How many lists and objects lie in one another."""
-    if isinstance(told, dict | list):
-        inner = told.values() if isinstance(told, dict) else told
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
         return 1 + max(map(_depth, inner), default=0)
     return 0
 

@@ -30,8 +30,8 @@ async function ask(path, options = {}) {
   if (answer.ok) return answer;
   let message = `the service answered ${answer.status}`;
   try {
-    const told = await answer.json();
-    if (typeof told.error === "string") message = told.error;
+    const payload = await answer.json();
+    if (typeof payload.error === "string") message = payload.error;
   } catch {
     // no JSON: the status says enough
   }

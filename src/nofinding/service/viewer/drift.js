@@ -40,10 +40,10 @@ export function drift(main) {
 async function refresh(body, signal) {
   while (!signal.aborted) {
     try {
-      const told = await get("v1/drift", {}, signal);
-      const models = Object.entries(told.models);
+      const payload = await get("v1/drift", {}, signal);
+      const models = Object.entries(payload.models);
       body.replaceChildren(...(models.length ? models.map(([name, about]) => model(name, about))
-        : [el("p", { class: "hint" }, "No film has been scored yet.")]), refusals(told.refused ?? []));
+        : [el("p", { class: "hint" }, "No film has been scored yet.")]), refusals(payload.refused ?? []));
       await pause(EVERY, signal);
     } catch (error) {
       if (!(error instanceof ApiError)) return;

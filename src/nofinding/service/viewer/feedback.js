@@ -9,7 +9,7 @@ const LONGEST = 2000;
 /** The form, and what was said before. */
 export function feedback(job, signal) {
   const said = el("ul", { class: "said", "aria-label": "Stored feedback" });
-  const told = el("p", { class: "told", role: "status" });
+  const note = el("p", { class: "note", role: "status" });
   const comment = el("textarea", {
     id: "comment", rows: 2, maxlength: LONGEST, placeholder: "Comment (no patient names)",
     "aria-label": "Comment",
@@ -32,22 +32,22 @@ export function feedback(job, signal) {
       show((await get(path, {}, signal)).feedback);
       comment.value = "";
       choose(null);
-      told.textContent = "Stored.";
+      note.textContent = "Stored.";
       say("Feedback stored");
     } catch (error) {
       if (!(error instanceof ApiError)) return;
-      told.textContent = error.message;
+      note.textContent = error.message;
       save.disabled = false;
     }
   };
   const save = button("Store", send, { class: "main", id: "store", disabled: true });
   get(path, {}, signal).then((answer) => show(answer.feedback)).catch((error) => {
-    if (error instanceof ApiError) told.textContent = error.message;
+    if (error instanceof ApiError) note.textContent = error.message;
   });
   return section("Your reading", "feedback",
     el("p", { class: "hint" }, "Does the result fit what you see on the film?"),
     el("div", { class: "acts" }, agree, disagree), comment,
-    el("div", { class: "acts" }, save, told), said,
+    el("div", { class: "acts" }, save, note), said,
     el("p", { class: "hint" }, "All feedback: ",
       el("a", { href: at("v1/feedback", { format: "csv" }), download: "feedback.csv", id: "export" },
         "export as CSV")));

@@ -11,10 +11,10 @@ let jobs = [];
 /** What is asked for, from the part of the address behind the question mark. */
 export function queryOf(text) {
   const given = new URLSearchParams(text);
-  const found = { ...PLAIN };
-  for (const name of ["order", "descending", "state"]) found[name] = given.get(name) ?? found[name];
-  found.skip = Math.max(0, Number.parseInt(given.get("skip") ?? "0", 10) || 0);
-  return found;
+  const options = { ...PLAIN };
+  for (const name of ["order", "descending", "state"]) options[name] = given.get(name) ?? options[name];
+  options.skip = Math.max(0, Number.parseInt(given.get("skip") ?? "0", 10) || 0);
+  return options;
 }
 
 /** The address of the worklist with that query. */

@@ -10,29 +10,29 @@ export function record(job, result, fields, mapOf, signal) {
   const more = fields.filter(({ field }) => !known.includes(field));
   const others = more.map((field) => ({ ...field, value: null, text: "", used: false, attention: null }));
   const rows = [...result.record, ...others].map((entry) => fieldRow(entry));
-  const told = el("p", { class: "told", role: "status" });
+  const note = el("p", { class: "note", role: "status" });
   const compared = el("div", { class: "compared" });
   const rescore = button("Rescore", () => ask(), { class: "main", id: "rescore" });
   const reset = button("Reset", () => {
     for (const row of rows) row.reset();
     compared.replaceChildren();
-    told.textContent = "";
+    note.textContent = "";
     mapOf(job.job);
   }, { id: "reset" });
   const ask = async () => {
     rescore.disabled = true;
-    told.textContent = "Scoring \u2026";
+    note.textContent = "Scoring \u2026";
     try {
       const other = await whatIf(job, recordOf(rows), signal, (state) => {
-        told.textContent = `The question is ${state} \u2026`;
+        note.textContent = `The question is ${state} \u2026`;
       });
-      told.textContent = "";
+      note.textContent = "";
       compared.replaceChildren(...beside(job, result, other, mapOf));
       compared.scrollIntoView({ block: "nearest" });
       say(`What if: score ${number(other.score)}, p ${probability(other.p_value)}`);
     } catch (error) {
       if (!(error instanceof ApiError)) return;
-      told.textContent = error.message;
+      note.textContent = error.message;
     } finally {
       rescore.disabled = false;
     }
@@ -42,7 +42,7 @@ export function record(job, result, fields, mapOf, signal) {
     ask();
   };
   return section("Record", "record", el("form", { on: { submit } }, tables(rows),
-    el("div", { class: "acts" }, rescore, reset, told), compared));
+    el("div", { class: "acts" }, rescore, reset, note), compared));
 }
 
 /** The fields that the model was given, and folded away those that it was not. */

@@ -1,0 +1,1 @@
+"""The grid of methods, cohorts and seeds, and its report."""

@@ -1,0 +1,1 @@
+"""DICOM films de-identified, in a child process."""

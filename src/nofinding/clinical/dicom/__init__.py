@@ -1,0 +1,1 @@
+"""DICOM objects that carry a score, and what they repeat of the film."""

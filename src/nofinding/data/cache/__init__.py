@@ -1,0 +1,1 @@
+"""Prepared films on disk."""

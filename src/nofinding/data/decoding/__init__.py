@@ -1,0 +1,1 @@
+"""Pixels and headers out of files, in a child process that can be killed."""

@@ -1,0 +1,1 @@
+"""From a publisher's tables to a cohort: linkage, splits, flow, folder."""

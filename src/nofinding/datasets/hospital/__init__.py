@@ -1,0 +1,1 @@
+"""A hospital's own films and records: DICOM, OMOP, FHIR."""

@@ -1,0 +1,1 @@
+"""Films beside a record in FHIR R4."""

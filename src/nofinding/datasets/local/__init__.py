@@ -1,0 +1,1 @@
+"""Films on this disk: a table, single files, volumes."""

@@ -1,0 +1,1 @@
+"""Public datasets, as their publishers ship them."""

@@ -1,4 +1,0 @@
-"""Scores joined to labels: metrics with intervals, trivial rows, and the report.
-
-Each part is imported from its own file: scoring needs the calibration, and no figures.
-"""

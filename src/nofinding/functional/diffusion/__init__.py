@@ -1,0 +1,1 @@
+"""Schedules, samplers and masks of diffusion models."""

@@ -1,0 +1,1 @@
+"""Distances, densities and memories of feature vectors and maps."""

@@ -1,0 +1,1 @@
+"""Images filtered, compared and made alike."""

@@ -1,0 +1,1 @@
+"""The protocol of a method, and what several methods share."""

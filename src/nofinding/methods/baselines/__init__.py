@@ -1,0 +1,1 @@
+"""Baselines: what the other methods have to beat."""

@@ -1,0 +1,535 @@
+"""Diff3M in feature space: the film is repaired where a network has already understood it.
+
+The three parts of Diff3M (Kim et al., MICCAI 2025) on a grid of features instead of pixels: noise
+prediction, masked generation behind two checkerboards, and image-EHR cross-attention. The
+features come from EfficientNet-Lite0 and from its copy that was taught on painted anomalies
+(`synthetic`). Beside the repair stand three distances from normal films and the taught network's
+own evidence; the score is the mean of all, each in units of its spread over normal films (the
+distances' over films that they were not fitted on). docs/diff3m-f.md tells what was tried.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from rich.console import Console
+from rich.progress import track
+from torch import Generator, Tensor, nn
+
+from nofinding.data.batch import Films
+from nofinding.data.ehr import EhrStats
+from nofinding.errors import UserError
+from nofinding.functional.diffusion.schedule import linear_abar, respace
+from nofinding.functional.features.gaussian import Gaussian, distance, fit_gaussian, out_of_fold
+from nofinding.functional.features.whiten import Whitening, fit_whitening, whitened
+from nofinding.functional.noise import generators
+from nofinding.functional.synthetic.acquisition import exposure, place, placement
+from nofinding.methods.base.protocol import Notes
+from nofinding.methods.diff3m.detection import (
+    Call,
+    by_level,
+    detect_as_paper,
+    encode_as_paper,
+    encoder_conditioning,
+    with_steps,
+)
+from nofinding.methods.diff3m.detector import DEMOGRAPHICS, Answer, Diff3MConfig, Diff3MNet, losses
+from nofinding.methods.diff3m.views import IMAGENET, POOLED, Views, chest_weights, see
+from nofinding.nets.chest import STRIDE, ChestNet
+from nofinding.runtime import Network, Runtime, device_of
+from nofinding.training import TrainConfig, TrainingRun, train
+from nofinding.types import Batch, Scores, Supervision
+
+__all__ = ["Diff3MF", "Diff3MFConfig"]
+
+Part = Literal["repair", "texture", "context", "taught", "evidence"]
+PARTS: tuple[Part, ...] = ("repair", "texture", "context", "taught", "evidence")
+STEPS = 1000  # T, the number of noise levels in training
+CELLS = 4  # one film in so many, of those that pooled features are moved of, also shows its cells
+FOLDS = 5
+"""Parts of the training films; the spread of a distance is that of films in none of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff3MFConfig:
+    """What is looked at, how it is repaired, and what makes the score."""
+
+    image_size: int = 224
+    """Side of the film, in pixels: a multiple of 32."""
+    backbone: str = "chest"
+    """chest: features of the shipped network, taught on painted anomalies. imagenet: of
+    EfficientNet-Lite0 as it is. Else the folder of your own fitted `synthetic` model."""
+    mirror: bool = True
+    """Average the features with those of the mirrored film."""
+    parts: tuple[Part, ...] = PARTS
+    """What is averaged into the score. taught and evidence need a taught backbone, and are left
+    out with imagenet."""
+    most: int = 4000
+    """Films at most that features are kept of; of more, a random choice."""
+    copied: int = 1000
+    """Films at most that are seen again under another exposure and position, to learn what these
+    do to the features."""
+    nuisance: float = 2.0
+    """How strongly directions are held back in which acquisition moves the features: its changes
+    count as if they were this many times as large. 0: not at all."""
+    channels: int = 48
+    """Whitened features of a cell that are repaired."""
+    record: Literal["full", "demographics", "none"] = "full"
+    """What of the record conditions the repair: all fields; age, sex and view; or nothing."""
+    width: int = 48
+    """Channels of the repairing network at the full grid."""
+    multipliers: tuple[int, ...] = (1, 1)
+    """Channels of each level, in units of `width`."""
+    respacing: str = "ddim10"
+    """Levels kept for detection, as in diff3m."""
+    noise_level: int = 3
+    """L, how far features are encoded, in kept levels (3 of 10 is t = 300 of 1000)."""
+    blind_encoding: bool = True
+    """Encode as if nothing were known of the patient, and decode with the record."""
+    detect: Literal["repair", "inversion"] = "repair"
+    """repair: what does not come back. inversion: the noise that encoding takes; half the calls."""
+    drop_record: float = 0.1
+    """Share of training films whose whole record is hidden."""
+    drop_entry: float = 0.1
+    """Share of the other training films' entries that are hidden."""
+    balance: float = 0.67
+    """lambda of eq. 4: loss = lambda * noise loss + (1 - lambda) * regeneration loss."""
+    compact: bool = True
+    """Keep the repairing network's weights in bfloat16: half the file. They are rounded before
+    anything is calibrated."""
+    batch_size: int = 16
+    """Films at a time when features are taken."""
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=800, batch_size=32, lr=1e-3, warmup=50, ema=0.995, checkpoint_every=100
+        )
+    )
+    """Training of the repairing network."""
+
+
+class FeatureFilms:
+    """Whitened features in place of films, as the training loop takes them."""
+
+    def __init__(
+        self, maps: Float[Tensor, "k c n n"], films: Films, indices: Sequence[int]
+    ) -> None:
+        self.maps, self.size, self.stats = maps, maps.shape[-1], films.stats
+        self.ids = tuple(films.ids[i] for i in indices)
+        self.ehr, self.known = films.ehr_rows(indices)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """These films' features, where a batch has its image, and their records."""
+        rows = list(indices)
+        ids = tuple(self.ids[i] for i in rows)
+        return Batch(self.maps[rows].float(), self.ehr[rows], self.known[rows], ids)
+
+
+class Diff3MF:
+    """Diffusion on features, distances from normal films, and evidence; equally weighted."""
+
+    name: ClassVar[str] = "diff3m-f"
+    summary: ClassVar[str] = "Diff3M in feature space, with distances and evidence (the default)"
+    paper: ClassVar[str] = "after Kim et al., MICCAI 2025; ours"
+    notes: ClassVar[Notes] = Notes(
+        paper="Ours, after Diff3M: no paper of its own.",
+        program="There is none beside this one.",
+        ours=(
+            "Diff3M's networks on a grid of whitened features in place of pixels, beside "
+            "distances from normal films and the evidence of a network taught by painted "
+            "anomalies, equally weighted (docs/diff3m-f.md)."
+        ),
+    )
+    Config: ClassVar[type[Diff3MFConfig]] = Diff3MFConfig
+    PRESETS: ClassVar[Mapping[str, Diff3MFConfig]] = {
+        "tiny": Diff3MFConfig(
+            image_size=128,
+            backbone="imagenet",
+            channels=8,
+            width=8,
+            train=TrainConfig(steps=12, batch_size=8, lr=1e-3, warmup=2, checkpoint_every=6),
+        ),
+        "small": Diff3MFConfig(),
+        "image-only": Diff3MFConfig(record="none"),
+        "imagenet": Diff3MFConfig(backbone="imagenet"),
+    }
+    supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
+    RULES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "all": {"parts": PARTS},
+        "repair": {"parts": ("repair",), "detect": "repair"},
+        "inversion": {"parts": ("repair",), "detect": "inversion"},
+        "distances": {"parts": POOLED},
+        "evidence": {"parts": ("evidence",)},
+    }
+
+    def __init__(self, config: Diff3MFConfig, stats: EhrStats) -> None:
+        self.config, self.stats = config, stats
+        self.taught = config.backbone != IMAGENET
+        if config.image_size < 128 or config.image_size % 32:
+            raise UserError(f"image_size {config.image_size}: give a multiple of 32, 128 or more")
+        if not config.parts or not set(config.parts) <= set(PARTS):
+            raise UserError(f"parts {config.parts}: give some of {', '.join(PARTS)}")
+        self.parts = [p for p in config.parts if self.taught or p not in ("taught", "evidence")]
+        if not self.parts:
+            raise UserError(f"parts {config.parts}: need a taught backbone, this is {IMAGENET}")
+        for name, low, high in (
+            ("most", 20, 10**9),
+            ("copied", 0, 10**9),
+            ("nuisance", 0, 100),
+            ("batch_size", 1, 10**6),
+        ):
+            if not low <= getattr(config, name) <= high:
+                raise UserError(f"{name} {getattr(config, name)}: give {low} to {high}")
+        names = [f.name for f in stats.fields]
+        columns = list(range(len(names))) if config.record == "full" else []
+        if config.record == "demographics":
+            columns = [i for i, name in enumerate(names) if name in DEMOGRAPHICS]
+        self.columns = [i for i in columns if stats.known[i]]
+        self.abar, self.levels = self._schedule()
+        self.net = nn.ModuleDict({"eyes": self._new_backbone(), "repair": self._new_repair()})
+        self.whitening: Whitening | None = None
+        self.gaussians: dict[str, Gaussian] = {}
+        self.scale: dict[str, Tensor] = {}
+        self.sha = ""
+        self._runtime, self._ready = Runtime(), dict[str, Network]()
+
+    def _schedule(self) -> tuple[Tensor, Tensor]:
+        c = self.config
+        try:
+            levels = respace(STEPS, c.respacing)
+        except ValueError as error:
+            raise UserError(f"respacing {c.respacing!r}: {error}") from error
+        if not 1 <= c.noise_level < len(levels):
+            raise UserError(f"noise_level {c.noise_level}: give 1 to {len(levels) - 1}")
+        return linear_abar(STEPS)[levels], levels
+
+    def _new_backbone(self, hidden: int = 64) -> ChestNet:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return ChestNet(self.config.image_size, hidden).requires_grad_(False).eval()
+
+    def _new_repair(self) -> Diff3MNet:
+        """Diff3M's own network, on a grid of features; first weights from torch's generator."""
+        c = self.config
+        shape = Diff3MConfig(
+            image_size=c.image_size // STRIDE,
+            width=c.width,
+            multipliers=c.multipliers,
+            attention_at=(c.image_size // STRIDE // 2,),
+            norm_groups=max(1, min(8, c.width // 4)),
+            diffusion_steps=STEPS,
+            record="full" if self.columns else "none",
+        )
+        categories = [len(f.categories) for f in self.stats.fields]
+        groups = [self.columns] if self.columns else []
+        return Diff3MNet(shape, groups, categories, channels=c.channels)
+
+    @property
+    def uses_ehr(self) -> bool:
+        """Whether the record changes the score."""
+        return bool(self.columns) and "repair" in self.parts
+
+    @property
+    def fields_used(self) -> tuple[str, ...]:
+        """Record fields that the repair may attend to."""
+        return tuple(self.stats.fields[i].name for i in self.columns if self.uses_ehr)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the films it takes, in pixels."""
+        return self.config.image_size
+
+    @property
+    def network_calls(self) -> int:
+        """Calls of a network a film: the backbone (once more mirrored), and the repair's."""
+        c = self.config
+        repair = c.noise_level if c.detect == "inversion" else 2 * c.noise_level
+        return 1 + c.mirror + repair * ("repair" in self.parts)
+
+    @classmethod
+    def with_rule(cls, config: Diff3MFConfig, rule: str | None, steps: int) -> Diff3MFConfig:
+        """The config with a rule of RULES, and `steps` kept levels (0: as they are)."""
+        if rule is not None:
+            config = replace(config, **cls.RULES[rule])
+        return with_steps(config, steps, STEPS, least=1)
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the networks are run when films are scored."""
+        return self._runtime
+
+    @runtime.setter
+    def runtime(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._ready.clear()
+
+    @property
+    def backbone(self) -> ChestNet:
+        """The backbone."""
+        net = self.net["eyes"]
+        assert isinstance(net, ChestNet)
+        return net
+
+    @property
+    def repair(self) -> Diff3MNet:
+        """The diffusion network."""
+        net = self.net["repair"]
+        assert isinstance(net, Diff3MNet)
+        return net
+
+    def _see(self, image: Tensor) -> dict[str, Tensor]:
+        if "eyes" not in self._ready:
+            views = Views(self.backbone, taught=self.taught, mirror=self.config.mirror)
+            self._ready["eyes"] = self._runtime.prepare(views)
+        device = next(self.backbone.parameters()).device
+        return {k: v.cpu() for k, v in see(self._ready["eyes"], image.to(device)).items()}
+
+    @torch.no_grad()
+    def _features(
+        self, films: Films, indices: Sequence[int], seed: int, *, progress: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features of the films as they are, and what another acquisition changes in them.
+
+        Pooled features see exposure and position changed; maps, whose cells must stay where they
+        are, the exposure alone, and of fewer films, for each has many cells.
+        """
+        c, size = self.config, self.config.batch_size
+        plain: list[dict[str, Tensor]] = []
+        pooled: list[dict[str, Tensor]] = []
+        cells: list[dict[str, Tensor]] = []
+        starts = range(0, len(indices), size)
+        for start in track(starts, "features", disable=not progress, console=Console(stderr=True)):
+            batch = films.batch(indices[start : start + size])
+            film = (batch.image + 1) / 2
+            features = self._see(batch.image)
+            plain.append({k: v.half() if k == "maps" else v for k, v in features.items()})
+            rows = generators(seed, [f"copy/{name}" for name in batch.ids])
+            if start < c.copied:
+                other = self._see(exposure(place(film, placement(rows)), rows) * 2 - 1)
+                pooled.append(
+                    {k: c.nuisance * (other[k] - features[k]) for k in POOLED if k in features}
+                )
+            if start * CELLS < c.copied:
+                other = self._see(exposure(film, rows) * 2 - 1)
+                cells.append({"maps": (c.nuisance * (other["maps"] - features["maps"])).half()})
+        return _joined(plain), _joined(pooled) | _joined(cells)
+
+    def loss(self, net: nn.Module, batch: Batch, rows: Sequence[Generator]) -> dict[str, Tensor]:
+        """Noise loss and regeneration loss of Diff3M (eq. 4), on features."""
+        assert isinstance(net, Diff3MNet)
+        return losses(net, batch, rows, linear_abar(STEPS), self.config)
+
+    def fit(self, normal: Films, *, seed: int = 0, job: TrainingRun | None = None) -> Self:
+        """Learns normal features in a few minutes. Raises UserError for fewer than 20 films."""
+        different = len(set(normal.ids))  # a film may be repeated, to balance sources
+        if different < 20:
+            raise UserError(f"diff3m-f: {different} normal films; give 20 or more")
+        if self.taught:
+            state, self.sha = chest_weights(self.config.backbone)
+            self._load_backbone(state)
+        job = job or TrainingRun()
+        chance = generators(seed, ["films"])[0]
+        indices = torch.randperm(len(normal), generator=chance).tolist()[: self.config.most]
+        features, moved = self._features(normal, indices, seed, progress=job.progress)
+        self.whitening = fit_whitening(features["maps"], self.config.channels, moved.get("maps"))
+        parts = [
+            whitened(part.float(), self.whitening).half()
+            for part in features["maps"].chunk(len(indices) // 64 + 1)
+        ]
+        feature_films = FeatureFilms(torch.cat(parts), normal, indices)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net["repair"] = self._new_repair().to(device_of(self.backbone))
+        train(
+            self.repair,
+            self.loss,
+            cast(Films, feature_films),
+            self.config.train,
+            seed=seed,
+            job=job,
+        )
+        if self.config.compact:
+            self.repair.load_state_dict(_rounded(self.repair.state_dict()))
+        self._ready.clear()
+        raw, fold = {"repair": self._all_repairs(feature_films)}, _folds(feature_films.ids)
+        for name in POOLED:
+            if name in features:
+                self.gaussians[name] = fit_gaussian(features[name], moved.get(name))
+                raw[name] = out_of_fold(features[name], moved.get(name), fold).log()
+        if self.taught:
+            raw["evidence"] = _evidence(features)
+            self.scale["where.mean"] = features["where"].mean(0)
+            self.scale["where.spread"] = features["where"].std(0).clamp_min(0.3)
+        for name, values in raw.items():
+            self.scale[f"{name}.mean"] = values.mean()
+            self.scale[f"{name}.spread"] = values.std().clamp_min(1e-6)
+        return self
+
+    @torch.no_grad()
+    def _all_repairs(self, films: FeatureFilms) -> Float[Tensor, " n"]:
+        """log of the repair's size for every training film; keeps the mean of each cell."""
+        rows, cells = [], []
+        for start in range(0, len(films), 64):
+            batch = films.batch(range(start, min(start + 64, len(films))))
+            cell, _ = self._repaired(batch.image, batch)
+            rows.append(_size(cell))
+            cells.append(cell.mean(0) * len(batch.ids))
+        self.scale["cells"] = torch.stack(cells).sum(0) / len(films)
+        return torch.cat(rows)
+
+    def _call(self, context: Tensor | None, *, regenerate: bool) -> Call:
+        key = f"repair {regenerate}"
+        if key not in self._ready:
+            self._ready[key] = self._runtime.prepare(Answer(self.repair, regenerate))
+        levels = self.levels.to(next(self.repair.parameters()).device, torch.float32)
+        return by_level(self._ready[key], levels, context, regenerates=regenerate)
+
+    @torch.no_grad()
+    def _repaired(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Squared change of every cell (b, n, n), and the attention on each field."""
+        c, net = self.config, self.repair.eval()
+        device = next(net.parameters()).device
+        z = z.to(device)
+        context, weights = net.attend(z, batch.ehr.to(device), batch.known.to(device))
+        conditioning = encoder_conditioning(context, blind=c.blind_encoding)
+        encode = self._call(conditioning, regenerate=False)
+        if c.detect == "inversion":
+            latent, _ = encode_as_paper(encode, z, self.abar, c.noise_level)
+            # Each step of the way is deterministic; a normal film's latent has unit variance.
+            return latent.square().mean(1).cpu(), weights.cpu()
+        decode = self._call(context, regenerate=True)
+        again = detect_as_paper(decode, encode, z, self.abar, c.noise_level)
+        return (z - again).square().mean(1).cpu(), weights.cpu()
+
+    @torch.no_grad()
+    def score(self, batch: Batch, *, seed: int = 0) -> Scores:
+        """The mean of the parts, each in standard deviations of normal films; a map; attention."""
+        if self.whitening is None:
+            raise UserError("diff3m-f: not fitted yet; fit it, or load a model")
+        features = self._see(batch.image)
+        raw: dict[str, Tensor] = {}
+        shown: list[Tensor] = []
+        weights = torch.zeros_like(batch.ehr)
+        if "repair" in self.parts:
+            cells, weights = self._repaired(whitened(features["maps"], self.whitening), batch)
+            raw["repair"] = _size(cells)
+            shown.append(cells / self.scale["cells"] - 1)
+        for name, of in self.gaussians.items():
+            if name in self.parts:
+                raw[name] = distance(features[name], of).log()
+        if "evidence" in self.parts:
+            raw["evidence"] = _evidence(features)
+        if self.taught:
+            above = features["where"][:, 0] - self.scale["where.mean"][0]
+            shown.append(above / self.scale["where.spread"][0])
+        parts = {k: self._standard(k, v) for k, v in raw.items()}
+        score = torch.stack([parts[name] for name in self.parts]).mean(0)
+        for i in self.columns if self.uses_ehr else ():
+            parts[f"attention.{self.stats.fields[i].name}"] = weights[:, i]
+        if not shown:
+            return Scores(score=score, components=parts)
+        cells = torch.stack([part.clamp_min(0) for part in shown]).mean(0)[:, None]
+        map_ = F.interpolate(cells, size=batch.image.shape[-2:], mode="bicubic").clamp_min(0)
+        return Scores(score=score, anomaly_map=map_, components=parts)
+
+    def _standard(self, name: str, values: Tensor) -> Tensor:
+        return (values - self.scale[f"{name}.mean"]) / self.scale[f"{name}.spread"]
+
+    def _load_backbone(self, state: Mapping[str, Tensor]) -> None:
+        hidden = len(state.get("norm.weight", self.backbone.norm.weight))
+        if hidden != len(self.backbone.norm.weight):  # your own `synthetic` may have another head
+            self.net["eyes"] = self._new_backbone(hidden).to(device_of(self.backbone))
+        try:
+            self.backbone.load_learnt(dict(state))
+        except RuntimeError as error:
+            raise UserError(
+                f"backbone {self.config.backbone}: was taught at another image_size than "
+                f"{self.config.image_size}, or is no synthetic model"
+            ) from error
+        self._ready.clear()
+
+    def state(self) -> dict[str, Tensor]:
+        """Repair, Gaussians and scales. The shipped backbone is named by its hash, any other taught
+        one is in it."""
+        if self.whitening is None:
+            return {}
+        repair = self.repair.state_dict()
+        out = {
+            f"repair.{k}": v
+            for k, v in (_halved(repair) if self.config.compact else repair).items()
+        }
+        out |= {f"whitening.{k}": v for k, v in self.whitening._asdict().items()}
+        for name, of in self.gaussians.items():
+            out |= {f"gaussian.{name}.{k}": v for k, v in of._asdict().items()}
+        out |= {f"scale.{k}": v for k, v in self.scale.items()}
+        if self.config.backbone == "chest":
+            out["chest"] = torch.tensor(list(bytes.fromhex(self.sha)), dtype=torch.uint8)
+        elif self.taught:
+            out |= {f"eyes.{k}": v for k, v in self.backbone.learnt().items()}
+        return out
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what `state` gave. Raises UserError where the shipped backbone is another now."""
+        if not state:
+            self.whitening = None  # which says that nothing was fitted
+            return
+        under = _by_prefix(state)
+        if "chest" in state:
+            weights, self.sha = chest_weights("chest")
+            if bytes(state["chest"].tolist()).hex() != self.sha:
+                raise UserError("the model was fitted with another chest backbone than this one")
+            self._load_backbone(weights)
+        elif self.taught:
+            self._load_backbone(under["eyes"])
+        self.repair.load_state_dict(under["repair"])
+        self.whitening = Whitening(**under["whitening"])
+        self.gaussians = {
+            name: Gaussian(under["gaussian"][f"{name}.mean"], under["gaussian"][f"{name}.whiten"])
+            for name in POOLED
+            if f"{name}.mean" in under["gaussian"]
+        }
+        self.scale = under["scale"]
+        self._ready.clear()
+
+
+def _size(cells: Float[Tensor, "b n n"]) -> Float[Tensor, " b"]:
+    return cells.mean(dim=(1, 2)).clamp_min(1e-12).log()
+
+
+def _evidence(features: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
+    """The taught network's logits of "anything anywhere" and of the mean cell, averaged."""
+    cell = features["where"].sigmoid().mean(dim=(1, 2, 3)).clamp(1e-4, 1 - 1e-4).logit()
+    return (features["film"] + cell) / 2
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.bfloat16() if v.dtype == torch.float32 else v for k, v in state.items()}
+
+
+def _rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.to(state[k].dtype) for k, v in _halved(state).items()}
+
+
+def _folds(ids: Sequence[str]) -> Int64[Tensor, " n"]:
+    """FOLDS parts of the films, in turn. A film that is repeated is in one of them only."""
+    number = {name: i for i, name in enumerate(dict.fromkeys(ids))}
+    return torch.tensor([number[name] % FOLDS for name in ids])
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The same features of all films; nothing of no parts."""
+    return {k: torch.cat([part[k] for part in parts]) for k in (parts[0] if parts else ())}
+
+
+def _by_prefix(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """{"a.b": x} as {"a": {"b": x}}."""
+    under: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        first, _, rest = name.partition(".")
+        under.setdefault(first, {})[rest] = value
+    return under

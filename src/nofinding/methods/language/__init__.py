@@ -1,0 +1,1 @@
+"""Methods that use a network that has read radiology reports."""

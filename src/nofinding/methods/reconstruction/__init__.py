@@ -1,0 +1,1 @@
+"""Autoencoders and their kin: what cannot be rebuilt is abnormal."""

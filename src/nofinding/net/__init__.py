@@ -1,0 +1,1 @@
+"""HTTP to one address and nowhere else, within bounds."""

@@ -1,0 +1,1 @@
+"""Films on their way into the queue."""

@@ -1,0 +1,1 @@
+"""Processes that score films, and who watches them."""

@@ -1,0 +1,1 @@
+"""What lies on a disk, whole or not at all: checkpoints, journals, databases."""

@@ -1,0 +1,1 @@
+"""What several tests share: small films, servers, homes and tables."""
