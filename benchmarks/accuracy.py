@@ -24,7 +24,7 @@ from nofinding.evaluation.statistics.intervals import measure, patient_index
 from nofinding.evaluation.statistics.matching import covariates, matched_pairs
 from nofinding.methods.base.protocol import HasRules
 from nofinding.model.bundle import Model, load_model, with_rule
-from nofinding.workflows.fit import use_threads
+from nofinding.runtime import use_threads
 
 
 def ways(folder: Path, rules: bool) -> list[tuple[str, Model]]:

@@ -36,11 +36,10 @@ from nofinding.methods.diff3m.feature_space import Diff3MF
 from nofinding.methods.diff3m.views import Views
 from nofinding.model.bundle import load_model
 from nofinding.model.pretrained import model_folder
-from nofinding.runtime import Portable, Runtime
+from nofinding.runtime import Portable, Runtime, to_device
 from nofinding.scoring.options import ScoreOptions
 from nofinding.training import TrainingRun, train
 from nofinding.types import Batch
-from nofinding.workflows.fit import to_device
 from nofinding.workflows.score import score
 
 BATCHES = (1, 16, 128)

@@ -51,8 +51,8 @@ from nofinding.evaluation.statistics.matching import covariates, matched_pairs
 from nofinding.methods import METHODS
 from nofinding.model.bundle import Model, load_model
 from nofinding.model.pretrained import model_folder
+from nofinding.runtime import use_threads
 from nofinding.types import Exam
-from nofinding.workflows.fit import use_threads
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CACHE = Path.home() / ".cache" / "nofinding" / "inserted"

@@ -31,9 +31,9 @@ from nofinding.datasets.cohort import Cohort
 from nofinding.evaluation.statistics.intervals import Estimate, bootstrap, measure, patient_index
 from nofinding.methods import METHODS
 from nofinding.methods.base.protocol import dimensions_of
+from nofinding.runtime import use_threads
 from nofinding.training import TrainingRun
 from nofinding.types import Exam, Scores
-from nofinding.workflows.fit import use_threads
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "src" / "nofinding" / "weights"

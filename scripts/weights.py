@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from nofinding.methods import METHODS
 from nofinding.model.pretrained import calibration_of
 from nofinding.progress import say
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import write_atomic
 from nofinding.workflows.evaluate import EvaluateOptions, evaluate
 from nofinding.workflows.fit import FitOptions, fit
 from nofinding.workflows.score import ScoreOptions, score

@@ -26,11 +26,10 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS
 from nofinding.datasets.phantom import PHANTOM
 from nofinding.methods import METHODS, Detector
-from nofinding.runtime import Portable, Runtime
+from nofinding.runtime import Portable, Runtime, to_device
 from nofinding.storage import checkpoint
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores
-from nofinding.workflows.fit import to_device
 from support import training_worker as worker
 from support.tables import write_table
 

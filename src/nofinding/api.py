@@ -13,8 +13,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from nofinding.benchmark.grid import BenchOptions
 from nofinding.benchmark.grid import bench as run_bench
+from nofinding.benchmark.options import BenchOptions
 from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.ehr import EhrField
 from nofinding.data.split import normals
@@ -276,17 +276,16 @@ class Model:
         """
         import shutil
 
+        from nofinding.storage.atomic import whole_or_not
+
         if self._folder is None:
             raise UserError("save: 'auto' stands for two models; load('adult') is one")
         out = Path(folder)
         if out.exists() and any(out.iterdir()):
             raise UserError(f"save {out}: is not empty; choose another folder")
-        partial = out.with_name(f"{out.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(self._folder, partial, ignore=shutil.ignore_patterns("training"))
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        without = shutil.ignore_patterns("training")
+        with whole_or_not(out, "save") as partial:
+            shutil.copytree(self._folder, partial, ignore=without, dirs_exist_ok=True)
         return out
 
 
@@ -456,7 +455,7 @@ class EvaluationReport:
         """Writes report.html and metrics.json into a folder, and gives the path of the former."""
         import json
 
-        from nofinding.storage.checkpoint import write_atomic
+        from nofinding.storage.atomic import write_atomic
 
         out = Path(folder)
         write_atomic(out / "report.html", self.page.encode())

@@ -163,7 +163,7 @@ def _evaluate_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _bench_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.benchmark.grid import BenchOptions
+    from nofinding.benchmark.options import BenchOptions
 
     parser = _new("bench", _first_line(BenchOptions))
     several = "SOURCE:PATH, one or more; each is a cohort of its own"
@@ -206,7 +206,7 @@ def _export_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _listen_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.workflows.export import need_clinical
+    from nofinding.clinical.requirements import need_clinical
 
     need_clinical()
     from nofinding.service.listen import ListenOptions
@@ -287,7 +287,7 @@ def _demo_parser(method: str | None, preset: str | None) -> ArgumentParser:
 
 
 def _serve_parser(method: str | None, preset: str | None) -> ArgumentParser:
-    from nofinding.service.serve import ServeOptions
+    from nofinding.service.options import ServeOptions
 
     parser = _new("serve", _first_line(ServeOptions))
     parser.add_argument("--peers", nargs="+", type=str, default=[], help=PEERS)
@@ -358,7 +358,8 @@ def _evaluate(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _bench(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.benchmark.grid import BenchOptions, bench
+    from nofinding.benchmark.grid import bench
+    from nofinding.benchmark.options import BenchOptions
 
     print(bench(_options(BenchOptions, parsed, ())))
 
@@ -439,7 +440,8 @@ def _demo(parser: ArgumentParser, parsed: Namespace) -> None:
 
 
 def _serve(parser: ArgumentParser, parsed: Namespace) -> None:
-    from nofinding.service.serve import ServeOptions, serve
+    from nofinding.service.options import ServeOptions
+    from nofinding.service.serve import serve
 
     code = serve(_options(ServeOptions, parsed, ()))
     if code:

@@ -1,9 +1,10 @@
-"""How a network is run when films are scored: its precision, and what computes it.
+"""Where and how a network is run: the device, the threads, the precision, and what computes it.
 
 A method hands the modules that cost the time to `Runtime.prepare` and calls what comes back. All
 other arithmetic, the sampler's above all, stays torch in float32.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,11 +15,23 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed import is_torchelastic_launched
 from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
 from nofinding.errors import UserError
 
-__all__ = ["Engine", "FlopCounter", "Network", "Portable", "Precision", "Runtime", "device_of"]
+__all__ = [
+    "Engine",
+    "FlopCounter",
+    "Network",
+    "Portable",
+    "Precision",
+    "Runtime",
+    "before_fit",
+    "device_of",
+    "to_device",
+    "use_threads",
+]
 
 Precision = Literal["float32", "bfloat16"]
 Engine = Literal["torch", "openvino"]
@@ -180,3 +193,38 @@ def _filled(x: Tensor, rows: int) -> Tensor:
     """The rows, and the last one again until there are enough."""
     more = x[-1:].expand(rows - len(x), *x.shape[1:])
     return torch.cat([x, more]).contiguous()
+
+
+def to_device(detector: object, accelerator: str) -> None:
+    """Puts the detector's network, if it has one, where the option says.
+
+    Under torchrun each process has a GPU of its own. Raises UserError where there is no such
+    accelerator.
+    """
+    net = getattr(detector, "net", None)
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("--accelerator cuda: there is no usable GPU; give cpu or auto")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--accelerator mps: there is none here; give cpu or auto")
+    if accelerator == "cuda" and is_torchelastic_launched():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    if isinstance(net, torch.nn.Module):
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa are not float32
+        net.to(accelerator)
+
+
+def before_fit(detector: object, accelerator: str) -> None:
+    """Puts it where it will be trained: what a frozen network sees of thousands of films is found
+    there, too. Not on mps, which knows no double precision; there the loop alone is."""
+    if accelerator != "mps":
+        to_device(detector, accelerator)
+
+
+def use_threads(threads: int) -> None:
+    """Sets the number of CPU threads; 0 leaves all of them."""
+    if threads < 0:
+        raise UserError(f"--threads {threads}: give 1 or more, or 0 for all")
+    if threads:
+        torch.set_num_threads(threads)

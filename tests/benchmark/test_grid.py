@@ -11,15 +11,8 @@ import torch
 
 from nofinding.benchmark import grid as module
 from nofinding.benchmark.cell import Cell, read_result, run_cell
-from nofinding.benchmark.grid import (
-    BenchOptions,
-    _names,
-    bench,
-    run_cells,
-    selected_methods,
-    share_of,
-    thinned,
-)
+from nofinding.benchmark.grid import _names, bench, run_cells, selected_methods, share_of, thinned
+from nofinding.benchmark.options import BenchOptions
 from nofinding.benchmark.report import _notes
 from nofinding.cli import main
 from nofinding.data.batch import Films

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from nofinding.errors import UserError
 from nofinding.methods.frozen_features.patchcore import PatchCore, PatchCoreConfig
-from nofinding.nets.external_backbones import TimmMaps, TransformersMaps, as_grid
-from nofinding.nets.feature_maps import load_features
+from nofinding.nets.external_backbones import TimmMaps, TransformersMaps, as_grid, load_features
 from nofinding.training import TrainingRun
 from support.outside import vision_library
 from support.small_films import NO_RECORD, films

@@ -12,6 +12,7 @@ import torch
 from nofinding import __version__
 from nofinding.errors import UserError
 from nofinding.storage import checkpoint
+from nofinding.storage.atomic import write_atomic
 
 TENSORS = {
     "weight": torch.linspace(-1, 1, 6).reshape(2, 3),
@@ -127,13 +128,13 @@ def test_death_between_the_two_renames_is_found(
 
 def test_write_atomic_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a" / "b.bin"
-    checkpoint.write_atomic(path, b"old")
+    write_atomic(path, b"old")
     _fail(monkeypatch, "replace", after=0)
     with pytest.raises(UserError, match=r"b\.bin"):
-        checkpoint.write_atomic(path, b"new")
+        write_atomic(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
-    checkpoint.write_atomic(path, b"new")
+    write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
     assert files(path.parent) == ["b.bin"]
 
@@ -141,7 +142,7 @@ def test_write_atomic_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.Mon
 def test_write_atomic_where_a_file_stands_for_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        checkpoint.write_atomic(tmp_path / "file" / "b.bin", b"new")
+        write_atomic(tmp_path / "file" / "b.bin", b"new")
 
 
 def test_data_is_on_the_disk_before_its_name(

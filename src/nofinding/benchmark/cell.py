@@ -31,18 +31,12 @@ from nofinding.evaluation.statistics.pixels import MappedFilm, measure_pixels, n
 from nofinding.methods import METHODS
 from nofinding.methods.base.protocol import Detector, LearnsFromOthers, dimensions_of
 from nofinding.model.bundle import save_model
-from nofinding.runtime import FlopCounter
+from nofinding.runtime import FlopCounter, before_fit, to_device, use_threads
 from nofinding.storage import checkpoint
+from nofinding.storage.atomic import write_atomic
 from nofinding.training import TrainingRun
 from nofinding.types import Batch, Exam, Scores
-from nofinding.workflows.fit import (
-    apart,
-    before_fit,
-    others_of,
-    set_auxiliary,
-    to_device,
-    use_threads,
-)
+from nofinding.workflows.fit import apart, others_of, set_auxiliary
 
 __all__ = ["Cell", "Result", "Share", "read_result", "run_cell"]
 
@@ -144,7 +138,7 @@ def read_result(cell: Cell) -> Result | None:
 def write_result(cell: Cell, result: Result) -> None:
     """Puts it into the cell's folder, whole or not at all."""
     text = json.dumps(asdict(result), indent=1, allow_nan=False)
-    checkpoint.write_atomic(cell.folder / RESULT, text.encode())
+    write_atomic(cell.folder / RESULT, text.encode())
 
 
 def failed(cell: Cell, why: str) -> Result:
@@ -165,7 +159,7 @@ def run_cell(cell: Cell) -> None:
     except UserError as error:
         write_result(cell, failed(cell, str(error)))
     except Exception as error:
-        checkpoint.write_atomic(cell.folder / "error.txt", traceback.format_exc().encode())
+        write_atomic(cell.folder / "error.txt", traceback.format_exc().encode())
         line = (str(error).splitlines() or [""])[0]
         write_result(cell, failed(cell, f"{type(error).__name__}: {line} (see error.txt)"))
 
@@ -177,7 +171,7 @@ def _clear_another(cell: Cell) -> None:
     identity = json.dumps(cell.identity(), sort_keys=True, indent=1).encode()
     if cell.folder.exists() and (not file.is_file() or file.read_bytes() != identity):
         shutil.rmtree(cell.folder)
-    checkpoint.write_atomic(file, identity)
+    write_atomic(file, identity)
 
 
 def _quiet() -> None:
@@ -228,7 +222,7 @@ def _run(cell: Cell) -> Result:
     to_device(detector, cell.accelerator)
     scores, maps, cost = _score(detector, judged, cell.seed, keep_maps=_drawn(share))
     save_model(cell.folder, detector, _meta(cell, detector, share, seconds / 60))
-    checkpoint.write_atomic(cell.folder / "scores.csv", _csv(judged.ids, scores))
+    write_atomic(cell.folder / "scores.csv", _csv(judged.ids, scores))
     shutil.rmtree(cell.folder / "training", ignore_errors=True)  # the model has what is needed
     return Result(
         identity=cell.identity(),

@@ -12,7 +12,7 @@ from nofinding import __version__
 from nofinding.benchmark.figures import agreement_svg, cost_svg, critical_difference_svg, forest_svg
 from nofinding.benchmark.tables import Bench, Row, Table
 from nofinding.evaluation.report.page import NOT_A_DEVICE, PHANTOM, page, plain
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import write_atomic
 
 __all__ = ["FilmViews", "View", "write"]
 

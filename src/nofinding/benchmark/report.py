@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
 from nofinding.benchmark.cell import Cell, Result, Share
+from nofinding.benchmark.options import BenchOptions
 from nofinding.benchmark.page import FilmViews, View, write
 from nofinding.benchmark.tables import Bench, Cohort, Entry, Failure, Table, ranked, tabulate
 from nofinding.data.batch import Films
@@ -29,9 +30,6 @@ from nofinding.progress import say, tracked
 from nofinding.recipes import Published
 from nofinding.scoring.maps import overlay
 from nofinding.types import Exam, Supervision
-
-if TYPE_CHECKING:
-    from nofinding.benchmark.grid import BenchOptions
 
 __all__ = ["CohortResults", "write_report"]
 
@@ -60,7 +58,7 @@ class CohortResults:
     """Where the films are not those of the published protocol."""
 
 
-def write_report(results: Sequence[CohortResults], options: "BenchOptions") -> Path:
+def write_report(results: Sequence[CohortResults], options: BenchOptions) -> Path:
     """Writes report.html, results.json, results.csv and table.tex; gives the report's path.
 
     Raises UserError where no method has a score on some cohort.
@@ -89,7 +87,7 @@ def write_report(results: Sequence[CohortResults], options: "BenchOptions") -> P
     return write(bench, pictures, options.out)
 
 
-def _notes(options: "BenchOptions") -> tuple[str, ...]:
+def _notes(options: BenchOptions) -> tuple[str, ...]:
     most = f", at most {options.most} a cohort" if options.most else ""
     return (
         "Methods get batches of films and records, which hold no label. Labels meet the scores "
@@ -103,7 +101,7 @@ def _notes(options: "BenchOptions") -> tuple[str, ...]:
     )
 
 
-def _cohort(result: CohortResults, options: "BenchOptions") -> Cohort:
+def _cohort(result: CohortResults, options: BenchOptions) -> Cohort:
     share = result.share
     ids = [exam.image_id for exam in share.judged]
     entries = []
@@ -135,7 +133,7 @@ def _cohort(result: CohortResults, options: "BenchOptions") -> Cohort:
     )
 
 
-def _label(cell: Cell, options: "BenchOptions") -> str:
+def _label(cell: Cell, options: BenchOptions) -> str:
     own = cell.preset != options.preset
     return f"{cell.method}:{cell.preset}" if own else cell.method
 

@@ -3,10 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Int, UInt64
+
 from nofinding.errors import UserError
 from nofinding.types import Exam, Split
 
-__all__ = ["check_splits", "hold_out", "normals"]
+__all__ = ["check_splits", "first_of_patients", "hold_out", "normals"]
 
 
 def check_splits(exams: Sequence[Exam]) -> None:
@@ -54,3 +57,12 @@ def hold_out(exams: Sequence[Exam], share: float, seed: int) -> tuple[list[Exam]
         [exam for exam in exams if exam.patient_id not in held],
         [exam for exam in exams if exam.patient_id in held],
     )
+
+
+def first_of_patients(
+    images: UInt64[np.ndarray, " n"], patients: UInt64[np.ndarray, " n"]
+) -> Int[np.ndarray, " p"]:
+    """The rows of one film a patient, in the order of the hashed image_id, by hashed ids."""
+    order = np.argsort(images, kind="stable")
+    first = np.unique(patients[order], return_index=True)[1]
+    return order[np.sort(first)]

@@ -16,6 +16,7 @@ from nofinding.evaluation.statistics.strata import Partition, Stratum
 from nofinding.methods import METHODS
 from nofinding.methods.base.protocol import Detector, HasRules
 from nofinding.storage import checkpoint
+from nofinding.storage.atomic import write_atomic
 
 __all__ = ["Model", "config_from", "load_model", "save_model", "with_rule"]
 
@@ -95,7 +96,7 @@ def save_model(folder: Path, detector: Detector, meta: Mapping[str, Any]) -> Non
         "torch_version": torch.__version__,
         **meta,
     }
-    checkpoint.write_atomic(folder / CARD, card(metadata).encode())
+    write_atomic(folder / CARD, card(metadata).encode())
     checkpoint.save(folder / STEM, detector.state(), metadata)
 
 

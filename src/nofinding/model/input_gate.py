@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Float, Int
 
 from nofinding.data.batch import Films
 from nofinding.data.cache.film_cache import FilmCache
-from nofinding.data.split import normals
+from nofinding.data.split import first_of_patients, normals
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.conformal import hashed
@@ -119,15 +119,6 @@ def one_a_patient(exams: Sequence[Exam]) -> list[int]:
     numbers = [[int(hashed(name), 16) for name in (r.image_id, r.patient_id)] for r in exams]
     images, patients = np.array(numbers, dtype=np.uint64).reshape(-1, 2).T
     return [int(row) for row in first_of_patients(images, patients)]
-
-
-def first_of_patients(
-    images: UInt64[np.ndarray, " n"], patients: UInt64[np.ndarray, " n"]
-) -> Int[np.ndarray, " p"]:
-    """The rows of one film a patient, in the order of the hashed image_id, by hashed ids."""
-    order = np.argsort(images, kind="stable")
-    first = np.unique(patients[order], return_index=True)[1]
-    return order[np.sort(first)]
 
 
 def _save(

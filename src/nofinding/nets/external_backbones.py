@@ -1,7 +1,8 @@
-"""Backbones whose weights the user has: any network of timm, any image encoder of transformers.
+"""Frozen backbones by name: EfficientNet-Lite0, any of timm, any image encoder of transformers.
 
-Weights are safetensors in a folder, or in the local Hugging Face cache; nothing is fetched and no
-code or pickle from a model's folder is run. The libraries come with `nofinding[backbones]`.
+The weights of the first come with the package, those of the others are the user's: safetensors in a
+folder, or in the local Hugging Face cache. Nothing is fetched, and no code or pickle from a model's
+folder is run. The libraries come with `nofinding[backbones]`.
 """
 
 import hashlib
@@ -17,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nofinding.errors import UserError
-from nofinding.nets.feature_maps import FeatureMaps
+from nofinding.nets.feature_maps import EFFICIENTNET, EfficientNetMaps, FeatureMaps
 
-__all__ = ["TimmMaps", "TransformersMaps", "load_timm", "load_transformers"]
+__all__ = ["TimmMaps", "TransformersMaps", "load_features", "load_timm", "load_transformers"]
 
 SIDE = 224  # of the film on which a network is tried, if it does not say what it takes
 SETTINGS, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -244,3 +245,21 @@ def _fingerprint(net: nn.Module) -> int:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def load_features(backbone: str, layers: Sequence[int]) -> FeatureMaps:
+    """The frozen backbone, in evaluation mode, on the CPU. Its weights are no part of a model.
+
+    `backbone` is efficientnet-lite0, timm:NAME or transformers:NAME, with a folder for the name
+    if its weights lie in one. Nothing is downloaded, no pickle is read. Raises UserError for an
+    unknown backbone or layer, or where its extra is not installed or its weights are not there.
+    """
+    if backbone == EFFICIENTNET:
+        return EfficientNetMaps(layers)
+    kind, colon, name = backbone.partition(":")
+    if kind not in ("timm", "transformers") or not colon or not name:
+        raise UserError(
+            f"backbone {backbone!r}: not known; give {EFFICIENTNET}, timm:NAME-or-FOLDER or "
+            "transformers:NAME-or-FOLDER"
+        )
+    return load_timm(name, layers) if kind == "timm" else load_transformers(name, layers)

@@ -1,9 +1,4 @@
-"""Feature maps of a frozen network, for the methods that look at a film through one.
-
-`load_features` is the one place that knows which backbones there are: EfficientNet-Lite0, whose
-weights come with the package, or, with the extra `nofinding[backbones]`, any of timm or of
-transformers whose weights the user has (`zoo.py`).
-"""
+"""Feature maps of a frozen network, for the methods that look at a film through one."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -15,7 +10,7 @@ from torch import Tensor, nn
 from nofinding.errors import UserError
 from nofinding.nets.backbone import BLOCKS, film_to_rgb, load_efficientnet_lite0, width
 
-__all__ = ["EFFICIENTNET", "FeatureMaps", "load_features"]
+__all__ = ["EFFICIENTNET", "FeatureMaps"]
 
 EFFICIENTNET = "efficientnet-lite0"
 
@@ -52,23 +47,3 @@ class EfficientNetMaps(FeatureMaps):
         rgb = film_to_rgb(image).contiguous(memory_format=torch.channels_last)
         features = self.net.features(rgb, self.layers)
         return [features[block] for block in self.layers]
-
-
-def load_features(backbone: str, layers: Sequence[int]) -> FeatureMaps:
-    """The frozen backbone, in evaluation mode, on the CPU. Its weights are no part of a model.
-
-    `backbone` is efficientnet-lite0, timm:NAME or transformers:NAME, with a folder for the name
-    if its weights lie in one. Nothing is downloaded, no pickle is read. Raises UserError for an
-    unknown backbone or layer, or where its extra is not installed or its weights are not there.
-    """
-    if backbone == EFFICIENTNET:
-        return EfficientNetMaps(layers)
-    kind, colon, name = backbone.partition(":")
-    if kind not in ("timm", "transformers") or not colon or not name:
-        raise UserError(
-            f"backbone {backbone!r}: not known; give {EFFICIENTNET}, timm:NAME-or-FOLDER or "
-            "transformers:NAME-or-FOLDER"
-        )
-    from nofinding.nets.external_backbones import load_timm, load_transformers  # knows this file
-
-    return load_timm(name, layers) if kind == "timm" else load_transformers(name, layers)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nofinding.nets.feature_maps import EFFICIENTNET, load_features
+from nofinding.nets.external_backbones import load_features
+from nofinding.nets.feature_maps import EFFICIENTNET
 
 __all__ = ["Perceptual"]
 

@@ -1,6 +1,5 @@
 """One batch of films: decoded, looked at by the gate, scored and mapped, each film once."""
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ from nofinding.model.pretrained import about_age
 from nofinding.runtime import FlopCounter
 from nofinding.scoring.maps import write_maps
 from nofinding.scoring.selection import Selection, mark_of
-from nofinding.storage.checkpoint import sync_folder
+from nofinding.storage.atomic import sync_file, sync_folder
 from nofinding.types import Batch, Exam, Scores
 
 __all__ = ["Scorer", "Unreadable"]
@@ -217,8 +216,7 @@ class Scorer:
                 continue
             for path in (folder / f"{i}{end}" for i in batch.ids for end in MAP_FILES):
                 if path.exists():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+                    sync_file(path)
             sync_folder(folder)
 
 

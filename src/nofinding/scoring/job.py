@@ -20,15 +20,15 @@ from nofinding.model.calibration import Calibration
 from nofinding.model.input_gate import Gatekeeper
 from nofinding.model.pretrained import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
 from nofinding.model.runtime_parity import FILMS, Parity, parity_of, use_runtime
-from nofinding.runtime import Runtime
+from nofinding.runtime import Runtime, to_device
 from nofinding.scoring.batch_scorer import Scorer
 from nofinding.scoring.ehr_lookup import known_of, require_fits
 from nofinding.scoring.options import ScoreOptions
 from nofinding.scoring.selection import Selection
 from nofinding.storage import checkpoint
+from nofinding.storage.atomic import write_atomic
 from nofinding.storage.file_names import printed
 from nofinding.types import Exam
-from nofinding.workflows.fit import to_device
 
 __all__ = ["ScoringJob", "about_run", "prepare", "shown"]
 
@@ -107,7 +107,7 @@ class ScoringJob:
             parity = Parity(**json.loads(stored.read_bytes()))
         else:
             parity = self._parity(scorer)
-            checkpoint.write_atomic(stored, json.dumps(asdict(parity)).encode())
+            write_atomic(stored, json.dumps(asdict(parity)).encode())
         why = self.model.uncalibrated or parity.why_not
         return replace(scorer, model=replace(self.model, uncalibrated=why)), parity
 

@@ -5,7 +5,7 @@ number of its batch, 24 bytes; with weighted calibration also its stratum.
 """
 
 import csv
-import os
+import io
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from nofinding.data.split import first_of_patients
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.conformal import hashed
 from nofinding.evaluation.statistics.strata import Stratum
 from nofinding.model.calibration import Calibrator
-from nofinding.model.input_gate import first_of_patients
 from nofinding.scoring.workspace import Index
-from nofinding.storage.checkpoint import sync_folder
+from nofinding.storage.atomic import written
 
 __all__ = ["NoneScoredError", "Tally", "count", "read_drawn", "write_scores", "write_unreadable"]
 
@@ -190,12 +190,11 @@ def _text(value: float) -> str:
 
 def _write(path: Path, names: Sequence[str], rows: Iterator[dict[str, str]]) -> None:
     """Row by row into a file beside it, which takes its place once it is on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed here
+        left.unlink()
+    with written(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    sync_folder(path.parent)
+        text.detach()  # flushes it, and leaves the file open

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from nofinding.data.image import Aspect, fit_square
 from nofinding.errors import UserError
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import write_atomic
 from nofinding.types import Exam
 
 __all__ = ["NOTICE", "Prediction", "Predictions", "need_pandas", "write_predictions"]

@@ -24,12 +24,12 @@ from nofinding.model.bundle import Model, load_model
 from nofinding.model.calibration import Calibrator
 from nofinding.model.input_gate import Gatekeeper, GateMode
 from nofinding.model.pretrained import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
+from nofinding.runtime import to_device
 from nofinding.scoring.batch_scorer import Scorer
 from nofinding.scoring.job import shown
 from nofinding.scoring.selection import Selection
 from nofinding.storage import checkpoint
 from nofinding.types import Exam
-from nofinding.workflows.fit import to_device
 
 __all__ = ["Outcome", "Resident"]
 

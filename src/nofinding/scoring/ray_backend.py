@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from nofinding.errors import UserError
+from nofinding.runtime import use_threads
 from nofinding.scoring.job import prepare
 from nofinding.scoring.options import ScoreOptions
 from nofinding.scoring.workspace import partial_of
-from nofinding.workflows.fit import use_threads
 
 __all__ = ["entries_by_ray"]
 

@@ -5,12 +5,10 @@ every batch is there takes it alone, and finishes. A job that was stopped is fou
 identity: the model, the films and every option that a score could depend on.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,15 +17,15 @@ from typing import Any, Self, TextIO
 import numpy as np
 
 from nofinding.errors import UserError
-from nofinding.storage.checkpoint import sync_folder, write_atomic
+from nofinding.storage.atomic import move_into_place, write_atomic
 from nofinding.storage.journal import Journal, Place, entries, entry_at
+from nofinding.storage.lock import lock, try_lock, unlock
 
 __all__ = [
     "Index",
     "Workspace",
     "clear_finished",
     "identity_hash",
-    "move_into_place",
     "partial_of",
 ]
 
@@ -88,7 +86,9 @@ class Workspace:
         self.out = out
         self.folder = partial_of(out)
         self.result = self.folder / "result"
-        self._lock = self._locked(fcntl.LOCK_SH)
+        own = self._locked(shared=True)
+        assert own is not None  # it waits
+        self._lock = own
         content: dict[str, Any] = json.loads(json.dumps(identity))
         job = self.folder / "job.json"
         stored = _read(job)
@@ -119,8 +119,9 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def _locked(self, how: int) -> TextIO:
-        """The lock of the folder as it is now, not of one that was finished meanwhile."""
+    def _locked(self, *, shared: bool) -> TextIO | None:
+        """The lock of the folder as it is now, not of one that was finished meanwhile. Waits for
+        a shared one; None where another process is in the folder, so that nobody has it alone."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / "lock"
@@ -128,38 +129,40 @@ class Workspace:
                 file = path.open("a")
             except FileNotFoundError:
                 continue
-            fcntl.flock(file, how)
+            if shared:
+                lock(file, shared=True)
+            elif not try_lock(file):
+                file.close()
+                return None
             if self._is_current(file):
                 return file
             file.close()
 
-    def _is_current(self, lock: TextIO) -> bool:
+    def _is_current(self, file: TextIO) -> bool:
         """Whether a lock is that of the folder as it is now."""
         try:
-            return os.path.samestat(os.fstat(lock.fileno()), (self.folder / "lock").stat())
+            return os.path.samestat(os.fstat(file.fileno()), (self.folder / "lock").stat())
         except FileNotFoundError:
             return False
 
     def _drop_other(self) -> None:
         self._lock.close()
-        try:
-            self._lock = self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out {self.out}: another process is scoring into it just now"
-            ) from None
+        alone = self._locked(shared=False)
+        if alone is None:
+            raise UserError(f"--out {self.out}: another process is scoring into it just now")
+        self._lock = alone
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name == "job.json"):
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != "lock":
                 path.unlink()
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        lock(self._lock, shared=True)
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
         """Once no other process is in it: whether it still waits to be finished."""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unlock(self._lock)
+        lock(self._lock)
         yield self._is_current(self._lock) and self.result.is_dir()
 
     def part(self, shard: tuple[int, int]) -> Journal:
@@ -181,10 +184,8 @@ class Workspace:
 
     def remove_if_alone(self) -> bool:
         """Takes all of it away, unless another process is in it; whether it did."""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        unlock(self._lock)
+        if not try_lock(self._lock):
             return False
         _remove(self.folder)
         return True
@@ -193,39 +194,6 @@ class Workspace:
         """Puts the result in place; what was there goes only once the new one is whole."""
         move_into_place(self.result, self.out)
         _remove(self.folder)
-
-
-@contextmanager
-def whole_or_not(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, and goes where that is not reached.
-
-    Raises UserError where the disk is full or may not be written to.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
-            folder = Path(work) / "made"
-            folder.mkdir()
-            yield folder
-            move_into_place(folder, out)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
-
-
-def move_into_place(folder: Path, out: Path) -> None:
-    """Puts a finished folder in place; what was there goes only once the new one is whole."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    try:
-        folder.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read(job: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Literal
 from nofinding.errors import UserError
 from nofinding.model.pretrained import AUTO
 
-__all__ = ["ServiceOptions"]
+__all__ = ["ServeOptions", "ServiceOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +74,40 @@ class ServiceOptions:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"--{name} {value:g}: give {low} to {high:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(ServiceOptions):
+    """Takes films by HTTP, scores them, and shows the results in a browser."""
+
+    host: str = "127.0.0.1"
+    """The address it listens at; any but this machine's own takes a token."""
+    port: int = 8000
+    """Where it listens."""
+    token_file: Path | None = None
+    """File with the token that callers must show, 20 characters or more, readable by its owner
+    alone; the environment's NOFINDING_TOKEN does the same."""
+    tls_certificate: Path | None = None
+    """PEM file of a certificate chain: HTTPS instead of HTTP."""
+    tls_key: Path | None = None
+    """PEM file of its private key."""
+    largest: int = 256
+    """MiB that a film may have."""
+    batch_films: int = 100
+    """Films of one batch."""
+    upload_seconds: float = 300.0
+    """Seconds that a body may take; one that is silent for 20 is cut off, too."""
+    connections: int = 512
+    """Connections at a time; further ones are closed at once."""
+
+    def __post_init__(self) -> None:
+        ServiceOptions.__post_init__(self)
+        for name, low, high in (
+            ("port", 0, 65535), ("largest", 1, 4096), ("batch_films", 1, 10_000),
+            ("upload_seconds", 1, 86400), ("connections", 1, 100_000),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"--{name} {value:g}: give {low} to {high:g}")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise UserError("--tls_certificate and --tls_key: give both or neither")

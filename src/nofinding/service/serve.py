@@ -5,16 +5,14 @@ import logging
 import os
 import resource
 import threading
-from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nofinding.datasets.cohort import known_fields
 from nofinding.errors import UserError
 from nofinding.progress import say
 from nofinding.service.monitoring import Drifting
-from nofinding.service.options import ServiceOptions
+from nofinding.service.options import ServeOptions
 from nofinding.service.store.feedback import Feedback
 from nofinding.service.store.home import Home
 from nofinding.service.workers.pool import Pool
@@ -23,49 +21,12 @@ if TYPE_CHECKING:
     from nofinding.service.api.state import Service
     from nofinding.service.supervisor import Running
 
-__all__ = ["ServeOptions", "serve"]
+__all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 TOKEN = "NOFINDING_TOKEN"
 SHORTEST = 20  # characters of a token
 DRAIN = 30.0  # seconds from SIGTERM to the end
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions(ServiceOptions):
-    """Takes films by HTTP, scores them, and shows the results in a browser."""
-
-    host: str = "127.0.0.1"
-    """The address it listens at; any but this machine's own takes a token."""
-    port: int = 8000
-    """Where it listens."""
-    token_file: Path | None = None
-    """File with the token that callers must show, 20 characters or more, readable by its owner
-    alone; the environment's NOFINDING_TOKEN does the same."""
-    tls_certificate: Path | None = None
-    """PEM file of a certificate chain: HTTPS instead of HTTP."""
-    tls_key: Path | None = None
-    """PEM file of its private key."""
-    largest: int = 256
-    """MiB that a film may have."""
-    batch_films: int = 100
-    """Films of one batch."""
-    upload_seconds: float = 300.0
-    """Seconds that a body may take; one that is silent for 20 is cut off, too."""
-    connections: int = 512
-    """Connections at a time; further ones are closed at once."""
-
-    def __post_init__(self) -> None:
-        ServiceOptions.__post_init__(self)
-        for name, low, high in (
-            ("port", 0, 65535), ("largest", 1, 4096), ("batch_films", 1, 10_000),
-            ("upload_seconds", 1, 86400), ("connections", 1, 100_000),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"--{name} {value:g}: give {low} to {high:g}")
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise UserError("--tls_certificate and --tls_key: give both or neither")
 
 
 def need_service() -> None:

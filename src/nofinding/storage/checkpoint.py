@@ -6,10 +6,7 @@ flipped bit in either is found before a number of it is used.
 
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,21 +17,13 @@ from torch import Tensor
 
 from nofinding import __version__
 from nofinding.errors import UserError
+from nofinding.storage.atomic import write_together
 
-__all__ = ["code_version", "load", "load_meta", "save", "sync_folder", "write_atomic"]
+__all__ = ["code_version", "load", "load_meta", "save"]
 
 # Reserved names in the JSON; whatever `meta` holds under them is replaced.
 TENSORS_HASH = "sha256"
 META_HASH = "meta_sha256"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Puts `data` at `path` so that a reader, or a crash, sees the old file or the new, whole.
-
-    Makes the folder if need be. Raises UserError where the disk refuses (full, read-only); the
-    old file then stands as it was and no temporary file is left.
-    """
-    _write_together({path: data})
 
 
 def save(stem: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -53,7 +42,7 @@ def save(stem: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
     metadata[META_HASH] = _meta_hash(metadata)
     text = json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     files = _files(stem)
-    _write_together({files[0]: data, files[1]: text.encode()})
+    write_together({files[0]: data, files[1]: text.encode()})
 
 
 def load(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -122,39 +111,6 @@ def _read_meta(path: Path) -> dict[str, Any]:
             f"{path}: damaged, or changed by hand; restore it from a copy, or make it again"
         )
     return dict(meta)
-
-
-def _write_together(files: Mapping[Path, bytes]) -> None:
-    """Writes every file under a temporary name, then renames them in their order."""
-    mark = f"{os.getpid()}-{threading.get_ident()}"
-    temporary = {path: path.with_name(f".{path.name}.{mark}.tmp") for path in files}
-    path = next(iter(files))
-    try:
-        for path, data in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary[path].open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in files:
-            os.replace(temporary[path], path)  # noqa: PTH105 - the call that tests make fail
-            sync_folder(path.parent)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise UserError(f"{path}: cannot be written ({why}); what was there is whole") from error
-    finally:
-        for left in temporary.values():
-            with suppress(OSError):  # renamed already, or its folder never came to be
-                left.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut: the name lies in the folder, not in the file."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _commit(root: Path) -> str | None:

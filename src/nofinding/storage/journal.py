@@ -5,7 +5,6 @@ the disk before `append` returns. The last entry of a process that was killed ma
 length or its hash is then wrong, and it is cut off before the next one is written.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
 from nofinding.errors import UserError
+from nofinding.storage.lock import try_lock
 
 __all__ = ["Journal", "Place", "entries", "entry_at"]
 
@@ -40,13 +40,11 @@ class Journal:
         """
         self.path = file
         self._file: BinaryIO = open(file, "a+b", buffering=0)  # noqa: SIM115, PTH123
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._file):
             self._file.close()
             raise UserError(
                 f"{file.parent}: another process is at work on this part of it; wait for that one"
-            ) from None
+            )
         end = 0
         for place, payload in _payloads(file):
             end = place.start + HEAD.size + len(payload)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from nofinding.errors import UserError
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import write_atomic
 
 __all__ = ["Log"]
 

@@ -23,8 +23,7 @@ from nofinding.evaluation.report.cohort import cohort_html
 from nofinding.evaluation.report.flow import counted, flow_figure
 from nofinding.progress import say, tracked
 from nofinding.recipes import Recipe, recipe_of
-from nofinding.scoring.workspace import move_into_place
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import move_into_place, write_atomic
 from nofinding.storage.file_names import printed
 
 __all__ = ["CohortOptions", "assemble_cohort"]

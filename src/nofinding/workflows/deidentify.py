@@ -23,8 +23,7 @@ from nofinding.errors import UserError
 from nofinding.evaluation.report.flow import counted
 from nofinding.progress import say, tracked
 from nofinding.scoring.batch_scorer import Unreadable
-from nofinding.scoring.workspace import move_into_place
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import move_into_place, write_atomic
 from nofinding.storage.folder_walk import walk_files
 
 if TYPE_CHECKING:

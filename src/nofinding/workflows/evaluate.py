@@ -10,7 +10,7 @@ from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
 from nofinding.evaluation.assess import evaluate as assess
 from nofinding.progress import say
-from nofinding.workflows.fit import use_threads
+from nofinding.runtime import use_threads
 
 __all__ = ["EvaluateOptions", "evaluate"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nofinding.datasets.examples import EXAMPLES, Copy
 from nofinding.errors import UserError
-from nofinding.scoring.workspace import whole_or_not
+from nofinding.storage.atomic import whole_or_not
 
 __all__ = ["ExampleOptions", "write_example"]
 

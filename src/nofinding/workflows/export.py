@@ -5,25 +5,24 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nofinding.clinical.network.delivery import Way, need_network, way_to
+from nofinding.clinical.network.delivery import Way, way_to
+from nofinding.clinical.requirements import need_clinical, need_network
 from nofinding.data.decoding.decode import FilmFile
 from nofinding.datasets.local.single_files import file_name
 from nofinding.errors import UserError
 from nofinding.evaluation.report.gallery import array_file, read_array
 from nofinding.progress import say, tracked
-from nofinding.scoring.workspace import whole_or_not
-from nofinding.storage import checkpoint
+from nofinding.storage.atomic import whole_or_not, write_atomic
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from nofinding.clinical.result import Result
 
-__all__ = ["ExportOptions", "export", "need_clinical", "read_results"]
+__all__ = ["ExportOptions", "export", "read_results"]
 
 ATTENTION = "attention."
 
@@ -61,12 +60,6 @@ class ExportOptions:
             raise UserError("--stow and --peer: give one of the two")
 
 
-def need_clinical() -> None:
-    """Raises UserError where the extra is not installed."""
-    if find_spec("highdicom") is None:
-        raise UserError("DICOM out needs the extra: pip install 'nofinding[clinical]'")
-
-
 def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
     """Writes the objects of every file, and gives their paths. Raises UserError, naming the file,
     before anything is written where one of them is no DICOM film or has no score."""
@@ -93,7 +86,7 @@ def export(files: Sequence[str], options: ExportOptions) -> list[Path]:
             if options.fhir:
                 named = f"{one.name}.fhir.json"
                 text = json.dumps(bundles[one.name], indent=1, allow_nan=False)
-                checkpoint.write_atomic(folder / named, text.encode())
+                write_atomic(folder / named, text.encode())
                 written.append(options.out / named)
     say(f"{options.out}: {len(written)} objects of {len(films)} films; research use only")
     if way is not None:

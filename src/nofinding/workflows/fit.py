@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch.distributed import is_torchelastic_launched
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField, EhrStats
@@ -30,6 +29,7 @@ from nofinding.model.bundle import Model, load_model, save_model
 from nofinding.model.calibration import stored_calibration
 from nofinding.model.input_gate import save_model_gate
 from nofinding.progress import is_first_process, say, tracked
+from nofinding.runtime import before_fit, to_device, use_threads
 from nofinding.training import TrainingRun
 from nofinding.training.state import what_differs
 from nofinding.types import Exam
@@ -37,13 +37,10 @@ from nofinding.types import Exam
 __all__ = [
     "FitOptions",
     "apart",
-    "before_fit",
     "chosen_fields",
     "fit",
     "others_of",
     "set_auxiliary",
-    "to_device",
-    "use_threads",
 ]
 
 BATCH = 16  # films scored at once
@@ -89,41 +86,6 @@ class FitOptions:
     """CPU threads; 0: all."""
     cache: Path | None = None
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
-
-
-def to_device(detector: Detector, accelerator: str) -> None:
-    """Puts the detector's network, if it has one, where the option says.
-
-    Under torchrun each process has a GPU of its own. Raises UserError where there is no such
-    accelerator.
-    """
-    net = getattr(detector, "net", None)
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("--accelerator cuda: there is no usable GPU; give cpu or auto")
-    if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--accelerator mps: there is none here; give cpu or auto")
-    if accelerator == "cuda" and is_torchelastic_launched():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    if isinstance(net, torch.nn.Module):
-        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa are not float32
-        net.to(accelerator)
-
-
-def before_fit(detector: Detector, accelerator: str) -> None:
-    """Puts it where it will be trained: what a frozen network sees of thousands of films is found
-    there, too. Not on mps, which knows no double precision; there the loop alone is."""
-    if accelerator != "mps":
-        to_device(detector, accelerator)
-
-
-def use_threads(threads: int) -> None:
-    """Sets the number of CPU threads; 0 leaves all of them."""
-    if threads < 0:
-        raise UserError(f"--threads {threads}: give 1 or more, or 0 for all")
-    if threads:
-        torch.set_num_threads(threads)
 
 
 def fit(

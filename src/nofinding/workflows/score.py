@@ -17,14 +17,14 @@ from nofinding.errors import UserError
 from nofinding.model.calibration import Calibrator
 from nofinding.model.runtime_parity import Parity
 from nofinding.progress import say, tracked
+from nofinding.runtime import use_threads
 from nofinding.scoring.batch_scorer import Scorer
 from nofinding.scoring.job import ScoringJob, about_run, prepare, shown
 from nofinding.scoring.merge import count, read_drawn, write_scores, write_unreadable
 from nofinding.scoring.options import ScoreOptions
 from nofinding.scoring.ray_backend import entries_by_ray
 from nofinding.scoring.workspace import Workspace, clear_finished, identity_hash
-from nofinding.storage import checkpoint
-from nofinding.workflows.fit import use_threads
+from nofinding.storage.atomic import write_atomic
 
 __all__ = ["ScoreOptions", "score"]
 
@@ -152,7 +152,7 @@ def _finish(
         )
         if parity is not None:
             run["parity"] = parity.to_json()
-        checkpoint.write_atomic(place.result / "run.json", json.dumps(run, indent=1).encode())
+        write_atomic(place.result / "run.json", json.dumps(run, indent=1).encode())
         place.move()
     if scorer.model.uncalibrated:
         say(f"no p-values: {scorer.model.uncalibrated}", everywhere=True)

@@ -5,9 +5,7 @@ follow from the result: a study that is done again is the same objects.
 """
 
 import csv
-import fcntl
 import json
-import os
 import shutil
 import signal
 import threading
@@ -17,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nofinding.clinical.network.delivery import Way, need_network, way_to
+from nofinding.clinical.network.delivery import Way, way_to
+from nofinding.clinical.requirements import need_clinical, need_network
 from nofinding.data.decoding.decode import read_studies
 from nofinding.datasets.hospital.film_headers import stated_unfit
 from nofinding.datasets.hospital.pseudonyms import pseudonym_of, read_key
@@ -27,7 +26,9 @@ from nofinding.progress import say, silently, tracked
 from nofinding.scoring.merge import NoneScoredError
 from nofinding.scoring.options import ScoreOptions
 from nofinding.storage import checkpoint
-from nofinding.workflows.export import ExportOptions, export, need_clinical
+from nofinding.storage.atomic import move_into_place, sync_tree, write_atomic
+from nofinding.storage.lock import try_lock
+from nofinding.workflows.export import ExportOptions, export
 from nofinding.workflows.options import StudyOptions
 from nofinding.workflows.score import score
 
@@ -153,8 +154,8 @@ class _Work:
                 shutil.rmtree(partial / "films")
             shutil.rmtree(partial / "cache", ignore_errors=True)
             _write_about(partial, about)
-            _settle(partial)
-            _swap(partial, folder)
+            sync_tree(partial)
+            move_into_place(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return about
@@ -245,27 +246,7 @@ def _about(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    checkpoint.write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
-
-
-def _settle(folder: Path) -> None:
-    """Has every file in the folder on the disk."""
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            checkpoint.sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    """Puts the whole folder where it belongs, in place of an older one."""
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    checkpoint.sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
 
 
 @contextmanager
@@ -273,14 +254,12 @@ def _place(out: Path) -> Iterator[None]:
     """The folder, for this process alone; only its owner may look into it if it is made here."""
     try:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (out / ".lock").open("w")
+        file = (out / ".lock").open("w")
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written to ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"--out {out}: another run works in it") from None
+    with file:
+        if not try_lock(file):
+            raise UserError(f"--out {out}: another run works in it")
         for left in (*out.glob(".study-*.partial"), *out.glob(".study-*.old")):
             shutil.rmtree(left)  # of a process that was killed; films may lie in it
         yield

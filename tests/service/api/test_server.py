@@ -16,7 +16,7 @@ from nofinding.service.api import guard
 from nofinding.service.api import server as module
 from nofinding.service.api.server import Server, configured
 from nofinding.service.api.state import Limits
-from nofinding.service.serve import ServeOptions
+from nofinding.service.options import ServeOptions
 from nofinding.service.store.home import Home
 from support.service_app import app_for, home_in, png
 

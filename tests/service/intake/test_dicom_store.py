@@ -134,7 +134,7 @@ def test_a_full_disk_and_a_full_queue_are_told(
     def broken(descriptor: int) -> None:
         raise OSError(5, "input/output error")
 
-    monkeypatch.setattr("nofinding.clinical.network.outgoing.os.fsync", broken)
+    monkeypatch.setattr("nofinding.storage.atomic.os.fsync", broken)
     empty = Spool(tmp_path / "third", KEY, keep_free=0)
     with Listener(options, empty, lambda received: None) as running:
         assert send(running.port, film) == 0xA700

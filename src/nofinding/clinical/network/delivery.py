@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from nofinding.clinical.network.dicomweb import Archive
     from nofinding.clinical.network.outgoing import Outgoing, Refused
 
-__all__ = ["Way", "need_network", "way_to"]
+__all__ = ["Way", "way_to"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,6 @@ class Way:
                 f"{self.to}: {len(refused)} of {len(paths)} objects are not taken, for example "
                 f"{first.name}: {first.why}"
             )
-
-
-def need_network() -> None:
-    """Raises UserError where the extra is not installed."""
-    if find_spec("dicomweb_client") is None or find_spec("pynetdicom") is None:
-        raise UserError("the network needs the extra: pip install 'nofinding[clinical]'")
 
 
 def way_to(archive: "Archive | None", peer: str | None, title: str) -> Way | None:

@@ -22,9 +22,10 @@ from dicomweb_client.uri import URI
 from dicomweb_client.web import DICOMwebClient
 
 from nofinding.clinical.network.multipart import MultipartError, boundary_of, only_part
-from nofinding.clinical.network.outgoing import Outgoing, Refused, streamed
+from nofinding.clinical.network.outgoing import Outgoing, Refused
 from nofinding.errors import UserError
 from nofinding.net.http import ArchiveError, BoundedSession, SilentError, address_of
+from nofinding.storage.atomic import streamed
 
 __all__ = ["Archive", "FilmReference", "days_of"]
 

@@ -6,7 +6,6 @@ is ever changed in place, so a reader needs no lock: what is torn does not check
 absent.
 """
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -17,6 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt64
+
+from nofinding.storage.lock import try_lock
 
 __all__ = ["Ledger"]
 
@@ -145,9 +146,7 @@ class Ledger:
 
     def _locked(self, path: Path) -> BinaryIO | None:
         file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115, PTH123
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             file.close()
             return None
         file.truncate(self._count(file) * self.stride)  # a torn last entry

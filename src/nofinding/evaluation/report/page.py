@@ -22,7 +22,7 @@ from nofinding.evaluation.statistics.metrics import count
 from nofinding.evaluation.statistics.pixels import PixelMetrics
 from nofinding.evaluation.statistics.subgroups import Group
 from nofinding.evaluation.table import Scored
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import write_atomic
 
 __all__ = [
     "NOT_A_DEVICE",

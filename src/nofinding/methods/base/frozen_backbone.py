@@ -12,7 +12,8 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.methods.base.protocol import WithoutRecord
-from nofinding.nets.feature_maps import EFFICIENTNET, load_features
+from nofinding.nets.external_backbones import load_features
+from nofinding.nets.feature_maps import EFFICIENTNET
 from nofinding.training import TrainingRun
 from nofinding.training.ticker import Ticker
 

@@ -22,7 +22,8 @@ from nofinding.methods.base.feature_maps import (
     with_epochs,
 )
 from nofinding.methods.base.protocol import Notes, WithoutRecord
-from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps, load_features
+from nofinding.nets.external_backbones import load_features
+from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps
 from nofinding.nets.reverse import Student
 from nofinding.nets.state_space import HalfFPN, MambaDecoder
 from nofinding.runtime import device_of

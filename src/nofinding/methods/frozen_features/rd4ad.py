@@ -17,7 +17,8 @@ from nofinding.errors import UserError
 from nofinding.functional.features.feature_maps import cosine_map, film_cosine, summed_map
 from nofinding.methods.base.feature_maps import MapFilms, halving_shapes, unpacked, with_epochs
 from nofinding.methods.base.protocol import Notes, WithoutRecord
-from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps, load_features
+from nofinding.nets.external_backbones import load_features
+from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps
 from nofinding.nets.reverse import Block, Fusion, ReverseDecoder, Student
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train

@@ -32,7 +32,8 @@ from nofinding.methods.base.cached_latents import (
 )
 from nofinding.methods.base.protocol import Notes
 from nofinding.nets.denoiser import Denoiser
-from nofinding.nets.feature_maps import EFFICIENTNET, load_features
+from nofinding.nets.external_backbones import load_features
+from nofinding.nets.feature_maps import EFFICIENTNET
 from nofinding.nets.guidance import Guided
 from nofinding.nets.kl_autoencoder import AutoencoderKL
 from nofinding.runtime import device_of

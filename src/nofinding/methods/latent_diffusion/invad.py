@@ -31,7 +31,8 @@ from nofinding.methods.base.feature_maps import (
 )
 from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.nets.dit import DiT
-from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps, load_features
+from nofinding.nets.external_backbones import load_features
+from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision

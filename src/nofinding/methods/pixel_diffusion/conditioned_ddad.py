@@ -25,7 +25,8 @@ from nofinding.functional.noise import generators
 from nofinding.methods.base.denoising import DenoiserConfig, Image, tiny_denoiser
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.repair import Repairing, grown, require_start
-from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps, load_features
+from nofinding.nets.external_backbones import load_features
+from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
 

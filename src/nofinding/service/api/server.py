@@ -7,16 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nofinding.errors import UserError
 from nofinding.service.api.guard import Guard
-
-if TYPE_CHECKING:
-    from nofinding.service.serve import ServeOptions
+from nofinding.service.options import ServeOptions
 
 __all__ = ["Server", "configured"]
 
@@ -93,7 +91,7 @@ class Connection(H11Protocol):
             self.transport.abort()
 
 
-def configured(app: Guard, options: "ServeOptions") -> uvicorn.Config:
+def configured(app: Guard, options: ServeOptions) -> uvicorn.Config:
     """How uvicorn runs; it writes no log of requests, and trusts no header of a proxy."""
     for name in ("uvicorn", "asyncio"):  # their lines may quote a request
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -6,7 +6,6 @@ is cut off at the end shows against a number of entries that was noted elsewhere
 """
 
 import errno
-import fcntl
 import hashlib
 import hmac
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nofinding.errors import UserError
+from nofinding.storage.lock import lock, unlock
 
 __all__ = ["AuditLog", "Head", "followed", "verify_audit"]
 
@@ -62,7 +62,7 @@ class AuditLog:
     def _write(
         self, who: str, what: str, about: Mapping[str, str | int | float | bool | None]
     ) -> Head:
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        lock(self._descriptor)
         try:
             last = _last_line(self._descriptor, self.file)
             number = 0 if last is None else int(last["number"]) + 1
@@ -85,7 +85,7 @@ class AuditLog:
                 raise OSError(errno.ENOSPC, "no space left on the device")
             os.fsync(self._descriptor)
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            unlock(self._descriptor)
         return Head(entries=number + 1, hash=str(entry["hash"]))
 
     def pseudonym(self, text: str) -> str:

@@ -25,7 +25,7 @@ from nofinding.service.store.audit_log import AuditLog
 from nofinding.service.store.job_queue import Queue
 from nofinding.service.store.result_store import Results
 from nofinding.service.store.spool import LEFT_OVER, Spool, pseudonym
-from nofinding.storage.durable import write_durably
+from nofinding.storage.atomic import write_durably
 
 __all__ = ["Home"]
 

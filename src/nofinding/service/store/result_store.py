@@ -13,7 +13,6 @@ Nothing but `objects` has a name, an id or a date of the patient.
 import contextlib
 import io
 import json
-import os
 import re
 import secrets
 import shutil
@@ -23,8 +22,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from nofinding.storage.checkpoint import sync_folder
-from nofinding.storage.durable import write_durably
+from nofinding.storage.atomic import move_into_place, write_durably
 from nofinding.storage.plain_json import finite
 
 __all__ = ["JOB", "SHOWN", "Array", "Results"]
@@ -69,14 +67,10 @@ class Results:
                 (building / "objects").mkdir(mode=0o700)
             for kind, data in objects.items():
                 write_durably(building / "objects" / _name(kind), data)
-            final = self.folder / job
-            if final.exists():
-                shutil.rmtree(final)
-            os.rename(building, final)  # noqa: PTH104, of a folder
+            move_into_place(building, self.folder / job)
         except OSError:
             shutil.rmtree(building, ignore_errors=True)
             raise
-        sync_folder(self.folder)
 
     def payload(self, job: str) -> dict[str, Any] | None:
         """result.json; None where there is none."""
@@ -119,7 +113,7 @@ class Results:
             with contextlib.suppress(FileNotFoundError):  # two services may be at it
                 if folder.name in jobs or folder.stat().st_mtime > before:
                     continue
-                if folder.name.startswith(".") and folder.suffix == ".tmp":
+                if folder.name.startswith(".") and folder.suffix in (".tmp", ".old"):
                     shutil.rmtree(folder, ignore_errors=True)
                 self.remove(folder.name)
 

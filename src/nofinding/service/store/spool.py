@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import hmac
 import os
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nofinding.errors import UserError
-from nofinding.storage.checkpoint import sync_folder
-from nofinding.storage.durable import write_durably
+from nofinding.storage.atomic import sync_file, sync_folder, write_durably
+from nofinding.storage.lock import try_lock
 
 __all__ = ["LEFT_OVER", "Received", "Spool", "pseudonym"]
 
@@ -68,11 +67,7 @@ class Spool:
         SHA-256 is `digest`: it is renamed. Raises OSError."""
         received = self._named(uid, digest, ending)
         if not _is_there(received.path):
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(file)
             file.rename(received.path)
             sync_folder(self.folder)
         return received
@@ -82,7 +77,7 @@ class Spool:
         close. As long as that is open the file is somebody's. Raises OSError."""
         file = self.folder / f"{UPLOAD}{secrets.token_hex(16)}.tmp"
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(descriptor)  # nobody else knows of it
         return file, descriptor
 
     def require(self, count: int) -> None:
@@ -115,9 +110,6 @@ def _is_nobodys(file: Path) -> bool:
     """Whether no process is writing it any more. Raises OSError."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(descriptor)
     finally:
         os.close(descriptor)
-    return True

@@ -1,12 +1,13 @@
 """Which services on a home are alive: each locks a file there, and no crash leaves it locked."""
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from nofinding.storage.lock import lock, try_lock
 
 __all__ = ["alive"]
 
@@ -20,7 +21,7 @@ def alive(folder: Path) -> Iterator[tuple[str, list[str]]]:
     own = folder / secrets.token_hex(8)
     descriptor = os.open(own, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)
         yield own.name, dead
     finally:
         own.unlink(missing_ok=True)
@@ -32,9 +33,9 @@ def _take(file: Path) -> bool:
     with contextlib.suppress(OSError):
         descriptor = os.open(file, os.O_RDWR)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.unlink()
-            return True
+            if try_lock(descriptor):
+                file.unlink()
+                return True
         finally:
             os.close(descriptor)
     return False
