@@ -19,7 +19,8 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import FIELDS
 from nofinding.datasets.cohort import Cohort, cache_at
 from nofinding.evaluation.statistics.intervals import Estimate, difference, measure, patient_index
-from nofinding.methods.diff3m.detector import Diff3M, Diff3MConfig
+from nofinding.methods.diff3m.config import Diff3MConfig
+from nofinding.methods.diff3m.detector import Diff3M
 from nofinding.model.bundle import load_model
 from nofinding.training import TrainConfig
 from nofinding.types import Exam

@@ -31,8 +31,10 @@ from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.datasets.phantom import PHANTOM
 from nofinding.functional.image.equalise import equalise
 from nofinding.methods import Detector
-from nofinding.methods.diff3m.detector import Answer, Diff3M, Diff3MConfig
+from nofinding.methods.diff3m.config import Diff3MConfig
+from nofinding.methods.diff3m.detector import Diff3M
 from nofinding.methods.diff3m.feature_space import Diff3MF
+from nofinding.methods.diff3m.network import Answer
 from nofinding.methods.diff3m.views import Views
 from nofinding.model.bundle import load_model
 from nofinding.model.pretrained import model_folder

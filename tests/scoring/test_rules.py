@@ -10,7 +10,7 @@ import pytest
 
 from nofinding.cli import main
 from nofinding.errors import UserError
-from nofinding.methods.diff3m.detector import Diff3MConfig
+from nofinding.methods.diff3m.config import Diff3MConfig
 from nofinding.model import runtime_parity
 from nofinding.model.bundle import config_from
 from workflows.test_end_to_end import scores_in

@@ -13,8 +13,9 @@ from nofinding.functional.image.residual import mse
 from nofinding.functional.noise import gaussian, generators
 from nofinding.methods import METHODS
 from nofinding.methods.base.protocol import HasRules
+from nofinding.methods.diff3m.config import Diff3MConfig
 from nofinding.methods.diff3m.detection import RULES, encode_as_paper
-from nofinding.methods.diff3m.detector import Diff3M, Diff3MConfig
+from nofinding.methods.diff3m.detector import Diff3M
 from nofinding.types import Batch
 
 STATS = EhrStats(

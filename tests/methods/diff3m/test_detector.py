@@ -14,7 +14,8 @@ from nofinding.functional.diffusion.sampler import add_noise
 from nofinding.functional.diffusion.schedule import linear_abar
 from nofinding.functional.noise import gaussian, generators
 from nofinding.methods.diff3m import detector as diff3m
-from nofinding.methods.diff3m.detector import Diff3M, Diff3MConfig, detect_as_paper, program_step
+from nofinding.methods.diff3m.config import Diff3MConfig
+from nofinding.methods.diff3m.detector import Diff3M, detect_as_paper, program_step
 from nofinding.types import Batch
 
 NAMES = ("age", "sex", "view", "bmi", "systolic")

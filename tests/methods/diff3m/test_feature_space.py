@@ -18,8 +18,8 @@ from nofinding.functional.features.whiten import whitened
 from nofinding.functional.synthetic.acquisition import exposure, place, placement
 from nofinding.methods.diff3m import feature_space, views
 from nofinding.methods.diff3m.detection import detect_as_paper, encode_as_paper
-from nofinding.methods.diff3m.detector import Diff3MNet
 from nofinding.methods.diff3m.feature_space import FOLDS, Diff3MF, Diff3MFConfig, FeatureFilms
+from nofinding.methods.diff3m.network import Diff3MNet
 from nofinding.methods.diff3m.views import POOLED, Views, see
 from nofinding.nets.chest import ChestNet
 from nofinding.runtime import Runtime

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.functional.noise import gaussian, generators
-from nofinding.methods.diff3m.detector import Diff3M, Diff3MConfig, Diff3MNet
+from nofinding.methods.diff3m.config import Diff3MConfig
+from nofinding.methods.diff3m.detector import Diff3M
+from nofinding.methods.diff3m.network import Diff3MNet
 from nofinding.nets.unet import Downsample, ResBlock, SelfAttention, Stem, Upsample
 from nofinding.types import Batch
 

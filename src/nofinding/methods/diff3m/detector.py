@@ -4,27 +4,28 @@ Kim et al., "Harnessing EHRs for Diffusion-based Anomaly Detection on Chest X-ra
 2025. Three parts: noise prediction (NP), masked pixel generation behind two checkerboards
 (MPG), and image-EHR cross-attention (IECA). A film is encoded into noise and decoded again;
 what does not come back is abnormal. `variant` chooses between what the paper writes and what
-the authors' program computes; docs/diff3m.md lists every difference. How the networks' answers
-become a score is in `detection.py`.
+the authors' program computes; docs/diff3m.md lists every difference. The options are in
+`config.py`, the network in `network.py`, eq. 4 in `losses.py`, and how the network's answers
+become a score in `detection.py`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
-from nofinding.functional.diffusion.masking import checkerboards, combine, fade
 from nofinding.functional.diffusion.sampler import add_noise, predict_eps, predict_x0
 from nofinding.functional.diffusion.schedule import cosine_abar, linear_abar, respace
 from nofinding.functional.image import residual
-from nofinding.functional.noise import gaussian, generators, integers, uniform
+from nofinding.functional.noise import gaussian, generators
 from nofinding.methods.base.protocol import Notes
+from nofinding.methods.diff3m.config import Diff3MConfig, presets
 from nofinding.methods.diff3m.detection import (
     RULES,
     Call,
@@ -39,16 +40,14 @@ from nofinding.methods.diff3m.detection import (
     scores_of,
     with_steps,
 )
-from nofinding.nets.ehr import CrossAttention, FeatureTokenizer, OneHotTokenizer, drop_records
-from nofinding.nets.unet import Decoder, Encoder, Head, Middle, TimeEmbedding, UNetShape
+from nofinding.methods.diff3m.losses import losses
+from nofinding.methods.diff3m.network import Answer, Diff3MNet
 from nofinding.runtime import Network, Runtime, device_of
-from nofinding.training import TrainConfig, TrainingRun, train
+from nofinding.training import TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = [
     "Diff3M",
-    "Diff3MConfig",
-    "Diff3MNet",
     "detect_as_paper",
     "detect_as_program",
     "program_step",
@@ -58,374 +57,8 @@ __all__ = [
 DEMOGRAPHICS = ("age", "sex", "view")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Diff3MConfig:
-    """Every choice of Diff3M. The ablations of the paper are values of these fields."""
-
-    variant: Literal["paper", "program"] = "paper"
-    """paper: Algorithm 1 and eq. 1 to 4. program: what the authors' released program computes."""
-    record: Literal["full", "demographics", "none"] = "full"
-    """What of the record conditions the networks: all fields; age, sex and view; or nothing."""
-    regenerate: bool = True
-    """The masked-pixel-generation branch. Without it (and without a record): a plain DDPM."""
-    image_size: int = 64
-    """Side of the film the network sees, in pixels."""
-    width: int = 16
-    """Channels at full resolution; the time embedding is four times as wide."""
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    """Channels of each level, in units of `width`; each level halves the sides."""
-    res_blocks: int = 1
-    """Residual blocks a level."""
-    attention_at: tuple[int, ...] = (8,)
-    """Sides of the maps, in pixels, that get self-attention."""
-    heads: int = 1
-    """Heads of the self-attention."""
-    head_channels: int = 0
-    """Channels a head; 0: `heads` heads at every level."""
-    norm_groups: int = 4
-    """Groups of every GroupNorm (32 in the published network). With one channel a group the norm
-    would take the embedding of time and record away again: keep `width` at twice this or more."""
-    scale_shift: bool = False
-    """Embed time and record as scale and shift after a norm instead of adding them."""
-    schedule: Literal["linear", "cosine"] = "linear"
-    """How noise grows with t. The paper's is linear, beta 1e-4 to 0.02."""
-    diffusion_steps: int = 1000
-    """T, the number of noise levels in training."""
-    respacing: str = "ddim50"
-    """Levels kept for detection: "ddimN" for every (T/N)-th, or counts a section ("10,20")."""
-    noise_level: int = 10
-    """L, how far a film is encoded, counted in kept levels (10 of 50 is t = 200 of 1000)."""
-    blind_encoding: bool = True
-    """Encode as if nothing were known of the patient, and decode with the record (ours; variant
-    paper). With the record both ways the inversion undoes itself, and a film that is abnormal only
-    for this patient comes back as it was. False: the record both ways, as the published program
-    has it. In Algorithm 1 it comes in line 6, after the encoding loop: both can be read there."""
-    decode: Literal["mpg", "np"] = "mpg"
-    """Decode through the regenerated film (Algorithm 1), or by noise prediction alone (DDIM)."""
-    detect: Literal["repair", "x0-error", "inversion-norm"] = "repair"
-    """repair: decode an encoded film. x0-error: noise it to a few levels and take the clean film
-    that the network sees in each. inversion-norm: encode alone, and measure the noise (ours)."""
-    start: Literal["encode", "noise"] = "encode"
-    """What a repair decodes: the film encoded (Algorithm 1), or under seeded noise (ours)."""
-    x0_levels: int = 3
-    """Levels that x0-error looks at, evenly spread up to `noise_level`; a network call each."""
-    score: Literal["mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"] = "max_abs"
-    """Which of the parts is the score. All are reported. inversion-norm has parts of its own."""
-    balance: float = 0.5
-    """lambda of eq. 4: loss = lambda * noise loss + (1 - lambda) * regeneration loss."""
-    drop_record: float = 0.1
-    """Share of training films whose whole record is hidden."""
-    drop_entry: float = 0.1
-    """Share of the other training films' entries that are hidden."""
-    base_steps: int = 2000
-    """Stage 1: steps for the noise predictor and the cross-attention alone; 0 to skip it."""
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=2000, lr=1e-3, sample_every=500)
-    )
-    """Stage 2, all branches (stage 1 shares everything but the number of steps)."""
-
-    def check(self) -> None:
-        """Raises UserError for a number outside its range."""
-        ranges = {
-            "width": (1, 4096),
-            "res_blocks": (1, 64),
-            "norm_groups": (1, 4096),
-            "diffusion_steps": (25, 100_000),
-            "x0_levels": (1, 1000),
-            "balance": (0, 1),
-            "drop_record": (0, 1),
-            "drop_entry": (0, 1),
-            "base_steps": (0, 10**9),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} {getattr(self, name)}: give {low} to {high}")
-
-    @property
-    def shape(self) -> UNetShape:
-        """The U-Net that these fields describe. Raises UserError for an impossible one."""
-        self.check()
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise UserError(f"multipliers {self.multipliers}: give one or more, each 1 or more")
-        if self.image_size < 1 or any(side < 1 for side in self.attention_at):
-            raise UserError(f"attention_at {self.attention_at}: give sides of 1 pixel or more")
-        shape = self._shape()
-        for level, multiplier in enumerate(self.multipliers):
-            channels, heads = self.width * multiplier, self.head_channels or self.heads
-            attends = shape.attends(level) or level + 1 == len(self.multipliers)
-            if attends and (heads < 1 or channels % heads):
-                raise UserError(
-                    f"heads {self.heads}, head_channels {self.head_channels}: must divide the "
-                    f"{channels} channels of each level"
-                )
-        deepest = 2 ** (len(self.multipliers) - 1)
-        if self.image_size % deepest or self.image_size < 8:
-            raise UserError(
-                f"image_size {self.image_size}: give a multiple of {deepest}, 8 or more, for "
-                f"{len(self.multipliers)} levels halve it {len(self.multipliers) - 1} times"
-            )
-        return shape
-
-    def _shape(self) -> UNetShape:
-        return UNetShape(
-            image_size=self.image_size,
-            width=self.width,
-            multipliers=tuple(self.multipliers),
-            res_blocks=self.res_blocks,
-            attention_at=tuple(self.attention_at),
-            heads=self.heads,
-            head_channels=self.head_channels,
-            scale_shift=self.scale_shift,
-            groups=self.norm_groups,
-        )
-
-
-class Diff3MNet(nn.Module):
-    """NP, MPG and IECA. One call: (x_t, t, what the record says) -> (eps, regenerated x_t)."""
-
-    def __init__(
-        self,
-        config: Diff3MConfig,
-        groups: Sequence[Sequence[int]],
-        categories: Sequence[int],
-        *,
-        channels: int = 1,
-    ) -> None:
-        """`groups`: the columns of the record under one softmax each; none: unconditioned.
-        `channels` of the image: 1, or as many features as `diff3m-f` has."""
-        super().__init__()
-        shape = replace(config.shape, in_channels=channels)
-        self.as_program = config.variant == "program"
-        # The program divides by 1000 whatever its number of steps.
-        self.fade_steps = 1000 if self.as_program else config.diffusion_steps
-        first, second = checkerboards(config.image_size, config.image_size)
-        self.register_buffer("boards", torch.stack([first, second]), persistent=False)
-        self.time = TimeEmbedding(shape.width, shape.embedding)
-        self.encoder, self.middle = Encoder(shape), Middle(shape)
-        self.decoder, self.head = Decoder(shape), Head(shape)
-        if config.regenerate:
-            self.mask_encoders = nn.ModuleList([Encoder(shape), Encoder(shape)])
-            self.mask_middle, self.mask_decoder = Middle(shape), Decoder(shape)
-            self.mask_head = Head(shape)
-        if groups:
-            tokenizer = OneHotTokenizer if self.as_program else FeatureTokenizer
-            self.ieca = CrossAttention(shape, groups, categories, tokenizer)
-            self.norm = nn.LayerNorm(shape.embedding)
-        self.conditioned = bool(groups)
-        self.regenerates = config.regenerate
-
-    def attend(
-        self, x0: Image, values: Float[Tensor, "b f"], known: Bool[Tensor, "b f"]
-    ) -> tuple[Float[Tensor, "b d"] | None, Float[Tensor, "b f"]]:
-        """What the record says to this film (eq. 2), and the weight of each field.
-
-        Depends on the clean film alone, so it is worked out once a film and not once a step.
-        """
-        if not self.conditioned:
-            return None, values.new_zeros(values.shape)
-        context, weights = self.ieca(x0, values, known)
-        return context, weights
-
-    def embed(
-        self, t: Float[Tensor, " b"], context: Float[Tensor, "b d"] | None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """The embedding for the encoders, and the one for everything after them.
-
-        The paper conditions the whole of NP and MPG; the program's encoders see only time.
-        """
-        time = self.time(t)
-        if context is None:
-            return time, time
-        both = self.norm(time + context)
-        return (time if self.as_program else both), both
-
-    def masks(self, t: Float[Tensor, " b"]) -> tuple[Image, Image]:
-        """The two checkerboards, faded for the noise level of each row (eq. 3)."""
-        first, second = self.get_buffer("boards")
-        level = t / self.fade_steps
-        return fade(first, level), fade(second, level)
-
-    def predict_noise(self, x: Image, before: Tensor, after: Tensor) -> Image:
-        """NP: the noise in x_t."""
-        skips = self.encoder(x, before)
-        h = self.middle(skips[-1], after)
-        eps: Tensor = self.head(self.decoder(h, skips, after))
-        return eps
-
-    def regenerate(self, x: Image, t: Tensor, before: Tensor, after: Tensor) -> Image:
-        """MPG: x_t with every pixel made from the pixels that its mask left (eq. 3)."""
-        masks = self.masks(t)
-        images = [
-            encoder(x * mask, before)
-            for encoder, mask in zip(self.mask_encoders, masks, strict=True)
-        ]
-        # Middle and decoder are shared, so both masks go through them as one batch.
-        skips = [torch.cat(pair) for pair in zip(*images, strict=True)]
-        twice = after.repeat(2, 1) if len(after) > 1 else after
-        h = self.mask_middle(skips[-1], twice)
-        first, second = self.mask_head(self.mask_decoder(h, skips, twice)).chunk(2)
-        return combine(first, second, *masks)
-
-    def forward(
-        self,
-        x: Image,
-        t: Float[Tensor, " b"],
-        context: Float[Tensor, "b d"] | None,
-        *,
-        regenerate: bool = True,
-    ) -> tuple[Image, Image]:
-        """The noise in x_t and the regenerated x_t (x_t itself without that branch).
-
-        One row of `t`, or of `context`, serves all rows of `x`.
-        """
-        before, after = self.embed(t, context)
-        eps = self.predict_noise(x, before, after)
-        if not (regenerate and self.regenerates):
-            return eps, x
-        return eps, self.regenerate(x, t, before, after)
-
-    @property
-    def masked_branch(self) -> list[nn.Module]:
-        """MPG's modules; none without it."""
-        if not self.regenerates:
-            return []
-        return [self.mask_encoders, self.mask_middle, self.mask_decoder, self.mask_head]
-
-    def start_base(self) -> None:
-        """Stage 1 leaves MPG alone."""
-        for module in self.masked_branch:
-            module.requires_grad_(False)
-
-    def start_fine_tuning(self) -> None:
-        """Stage 2: both mask encoders start as the trained encoder, and what stage 1 learnt of
-        the film, of time and of the image query is kept as it is."""
-        for module in self.masked_branch:
-            module.requires_grad_(True)
-        for encoder in self.mask_encoders:
-            encoder.load_state_dict(self.encoder.state_dict())
-        self.encoder.requires_grad_(False)
-        self.time.requires_grad_(False)
-        if self.conditioned:
-            self.ieca.query.requires_grad_(False)
-
-
-def _sizes() -> dict[str, Diff3MConfig]:
-    tiny = Diff3MConfig(
-        image_size=32,
-        width=8,
-        multipliers=(1, 2),
-        norm_groups=2,
-        respacing="ddim10",
-        noise_level=3,
-        base_steps=20,
-        train=TrainConfig(steps=20, batch_size=8, lr=1e-3, warmup=5, checkpoint_every=10),
-    )
-    paper = Diff3MConfig(
-        image_size=256,
-        width=128,
-        multipliers=(1, 1, 2, 2, 4, 4),
-        res_blocks=2,
-        attention_at=(16,),
-        norm_groups=32,
-        respacing="ddim1000",
-        noise_level=400,
-        base_steps=60_000,
-        blind_encoding=False,
-        score="mse",  # on MIMIC-CXR: 0.617, and 0.568 by max_abs (Table 2)
-        train=TrainConfig(
-            steps=70_000, batch_size=3, lr=1e-4, checkpoint_every=1000, sample_every=1000
-        ),
-    )
-    small = Diff3MConfig()
-    demo = replace(
-        small,
-        image_size=32,
-        multipliers=(1, 2, 4),
-        base_steps=900,
-        train=TrainConfig(steps=250, batch_size=32, lr=1.5e-3, warmup=50),
-    )
-    return {"tiny": tiny, "demo": demo, "small": small, "paper": paper}
-
-
-def _presets() -> dict[str, Diff3MConfig]:
-    presets = {}
-    for size, full in _sizes().items():
-        presets[size] = full
-        presets[f"{size}-program"] = replace(full, variant="program")
-        presets[f"{size}-demographics"] = replace(full, record="demographics")
-        presets[f"{size}-ddpm-pcm"] = replace(full, record="none")
-        presets[f"{size}-ddpm"] = replace(full, record="none", regenerate=False)
-    # CheXpert: one stage of 60,000 updates from scratch, nothing frozen, scored by max_abs.
-    paper = presets["paper"]
-    presets["paper-chexpert"] = replace(
-        paper,
-        noise_level=600,
-        record="demographics",
-        score="max_abs",
-        base_steps=0,
-        train=replace(paper.train, steps=60_000),
-    )
-    return presets
-
-
 def _rms(x: Image) -> Float[Tensor, " b"]:
     return x.square().flatten(1).mean(1).sqrt()
-
-
-class LossOptions(Protocol):
-    """What `losses` reads of a method's config."""
-
-    @property
-    def drop_record(self) -> float: ...
-    @property
-    def drop_entry(self) -> float: ...
-    @property
-    def balance(self) -> float: ...
-
-
-def losses(
-    net: Diff3MNet,
-    batch: Batch,
-    rows: Sequence[Generator],
-    abar: Float64[Tensor, " t"],
-    options: LossOptions,
-    *,
-    regenerate: bool = True,
-) -> dict[str, Tensor]:
-    """Noise loss and regeneration loss of each image at a random t (eq. 4), averaged.
-
-    Image and record are on the network's scale; `abar` is that of all steps.
-    """
-    x0, device = batch.image, batch.image.device
-    t = integers(0, len(abar), rows)
-    noise = gaussian(x0.shape[1:], rows).to(device)
-    draws = uniform((batch.known.shape[1] + 1,), rows).to(device)
-    x = add_noise(x0, noise, abar[t])
-    known = drop_records(batch.known, draws, options.drop_record, options.drop_entry)
-    context, _ = net.attend(x0, batch.ehr, known)
-    eps, again = net(x, t.float().to(device), context, regenerate=regenerate)
-    noise_loss = (noise - eps).square().mean()
-    if not regenerate:
-        return {"loss": noise_loss, "noise": noise_loss}
-    again_loss = (x - again).square().mean()
-    total = options.balance * noise_loss + (1 - options.balance) * again_loss
-    return {"loss": total, "noise": noise_loss, "regeneration": again_loss}
-
-
-class Answer(nn.Module):
-    """Diff3MNet as detection calls it: with MPG, or by NP alone. Tensors only, so that it can be
-    run by something other than torch."""
-
-    def __init__(self, net: Diff3MNet, regenerate: bool) -> None:
-        super().__init__()
-        self.net, self.whole = net, regenerate and net.regenerates
-
-    def forward(
-        self, x: Image, t: Float[Tensor, " b"], context: Float[Tensor, "b d"] | None = None
-    ) -> tuple[Tensor, ...]:
-        """eps, and with MPG the regenerated x_t."""
-        eps, regenerated = self.net(x, t, context, regenerate=self.whole)
-        return (eps, regenerated) if self.whole else (eps,)
 
 
 class Diff3M:
@@ -452,7 +85,7 @@ class Diff3M:
         ),
     )
     Config: ClassVar[type[Diff3MConfig]] = Diff3MConfig
-    PRESETS: ClassVar[Mapping[str, Diff3MConfig]] = _presets()
+    PRESETS: ClassVar[Mapping[str, Diff3MConfig]] = presets()
     RULES: ClassVar[Mapping[str, Mapping[str, Any]]] = RULES
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 

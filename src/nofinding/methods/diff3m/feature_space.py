@@ -28,6 +28,7 @@ from nofinding.functional.features.whiten import Whitening, fit_whitening, white
 from nofinding.functional.noise import generators
 from nofinding.functional.synthetic.acquisition import exposure, place, placement
 from nofinding.methods.base.protocol import Notes
+from nofinding.methods.diff3m.config import Diff3MConfig
 from nofinding.methods.diff3m.detection import (
     Call,
     by_level,
@@ -36,7 +37,9 @@ from nofinding.methods.diff3m.detection import (
     encoder_conditioning,
     with_steps,
 )
-from nofinding.methods.diff3m.detector import DEMOGRAPHICS, Answer, Diff3MConfig, Diff3MNet, losses
+from nofinding.methods.diff3m.detector import DEMOGRAPHICS
+from nofinding.methods.diff3m.losses import losses
+from nofinding.methods.diff3m.network import Answer, Diff3MNet
 from nofinding.methods.diff3m.views import IMAGENET, POOLED, Views, chest_weights, see
 from nofinding.nets.chest import STRIDE, ChestNet
 from nofinding.runtime import Network, Runtime, device_of

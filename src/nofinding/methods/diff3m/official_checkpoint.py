@@ -20,7 +20,8 @@ from torch import Tensor
 from nofinding.data.ehr import FIELDS, EhrField, EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.diffusion.schedule import respace
-from nofinding.methods.diff3m.detector import DEMOGRAPHICS, Diff3M, Diff3MConfig
+from nofinding.methods.diff3m.config import Diff3MConfig
+from nofinding.methods.diff3m.detector import DEMOGRAPHICS, Diff3M
 
 __all__ = ["OFFICIAL_FIELDS", "config_of", "detector_of", "read_checkpoint", "renamed"]
 

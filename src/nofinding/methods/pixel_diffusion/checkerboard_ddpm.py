@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from nofinding.methods.base.protocol import Notes
-from nofinding.methods.diff3m.detector import Diff3M, Diff3MConfig
+from nofinding.methods.diff3m.config import Diff3MConfig
+from nofinding.methods.diff3m.detector import Diff3M
 from nofinding.training import TrainConfig
 
 __all__ = ["DDPMPCM", "DDPMPCMConfig"]
