@@ -212,7 +212,7 @@ class Model:
         """
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: give 1 or more")
-        how = {"value_range": value_range, "bright": bright}
+        how: dict[str, Any] = {"value_range": value_range, "bright": bright}
         if is_one_film(films) or not isinstance(films, Iterable):
             row = ehr_rows(ehr, 1, self.fields)[0]
             exam = exam_of(films, 0, row, self.fields, **how)

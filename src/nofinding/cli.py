@@ -600,8 +600,12 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _with_paths(parsed: Any) -> Any:
     """What was parsed as text, with paths byte for byte: the parser knows UTF-8 alone."""
+    from jsonargparse import Namespace
+
     if isinstance(parsed, Namespace):
-        return Namespace(**{key: _with_paths(value) for key, value in vars(parsed).items()})
+        return Namespace(  # type: ignore[no-untyped-call]
+            **{key: _with_paths(value) for key, value in vars(parsed).items()}
+        )
     if isinstance(parsed, list):
         return [_with_paths(value) for value in parsed]
     if isinstance(parsed, Path):

@@ -53,11 +53,11 @@ class FlopCounter(FlopCounterMode):
     def __enter__(self) -> Self:
         self.flop_counts.clear()
         self.mode = _Counting(self)
-        self.mode.__enter__()
+        self.mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
 
-class _Counting(_FlopCounterMode):
+class _Counting(_FlopCounterMode):  # type: ignore[no-untyped-call]
     """torch's own, as it is written.
 
     torch wraps it so that its compiler leaves it alone, and the wrapper's first call imports that

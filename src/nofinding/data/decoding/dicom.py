@@ -105,7 +105,7 @@ def about(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _identity(dataset: FileDataset) -> dict[str, Any]:
-    elements, metadata = Elements(dataset), {}
+    elements, metadata = Elements(dataset), dict[str, Any]()
     for keyword in IDENTITY:
         element = elements.element(keyword)
         if element is None or element.VR == "SQ":

@@ -7,7 +7,7 @@ form: the bits above BitsStored are cleared, or are the sign, whatever the trans
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
@@ -121,7 +121,7 @@ def _voi_table(elements: Elements, slope: float, intercept: float) -> Table | No
 
 
 def _is_little(elements: Elements) -> bool:
-    return elements.dataset.file_meta.get("TransferSyntaxUID") != ExplicitVRBigEndian
+    return bool(elements.dataset.file_meta.get("TransferSyntaxUID") != ExplicitVRBigEndian)
 
 
 def _window(elements: Elements) -> Window | None:
@@ -203,7 +203,7 @@ def _words(elements: Elements, allocated: int) -> Integer[np.ndarray, "h w"]:
     dataset.PixelRepresentation = 0 if remaining is None else remaining
     dataset._pixel_array, dataset.PixelData = None, b""  # the largest film leaves no room for both
     words = words.astype(words.dtype.newbyteorder("="), copy=False)
-    plain = words.view(np.uint16 if words.itemsize == 2 else np.uint8)
+    plain: np.ndarray[Any, Any] = words.view(np.uint16 if words.itemsize == 2 else np.uint8)
     return plain & ((1 << depth) - 1) if signed else plain
 
 

@@ -39,7 +39,7 @@ def read(path: Path, kind: str, greys: str = "") -> Picture:
     "MONOCHROME1 12", of which each may be left out; MONOCHROME1 is inverted.
     """
     pixels = _decoded(path, kind)
-    white, flags = float(np.iinfo(pixels.dtype).max), ()
+    white, flags = float(np.iinfo(pixels.dtype).max), tuple[str, ...]()
     words = greys.split()
     if pixels.dtype == np.uint16:
         message = next((int(word) for word in words if word.isdecimal()), 0)

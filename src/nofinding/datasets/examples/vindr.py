@@ -1,5 +1,7 @@
 """A small copy of VinDr-CXR 1.0.0 of PhysioNet."""
 
+from typing import Any
+
 from nofinding.datasets.examples.writing import Copy
 
 __all__ = ["write_vindr"]
@@ -16,7 +18,8 @@ KINDS = {"nodule": "Nodule/Mass", "effusion": "Pleural effusion", "mass": "Lung 
 # Of its data set the publisher ships these (tags.csv) and those of the picture alone: no Modality,
 # no UID and no PatientID. That it is a DX film stands in the file meta information.
 WITHOUT = ("Modality", "SOPClassUID", "SOPInstanceUID")
-SHIPPED = {"PixelSpacing": ["0.139", "0.139"], "WindowCenter": "128", "WindowWidth": "256",
+SHIPPED: dict[str, Any] = {"PixelSpacing": ["0.139", "0.139"], "WindowCenter": "128",
+           "WindowWidth": "256",
            "RescaleIntercept": "0", "RescaleSlope": "1", "NumberOfFrames": "1",
            "LossyImageCompression": "00"}  # fmt: skip
 

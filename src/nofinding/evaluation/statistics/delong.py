@@ -43,7 +43,8 @@ class Areas(NamedTuple):
     @property
     def covariance(self) -> Float[np.ndarray, "k k"]:
         """Of the k AUROCs; NaN where there is no variance to estimate."""
-        return self.of_abnormal + self.of_normal + self.of_both
+        total: Float[np.ndarray, "k k"] = self.of_abnormal + self.of_normal + self.of_both
+        return total
 
     def combined(self, weight: Float[np.ndarray, " k"]) -> tuple[float, float, float]:
         """Gives the weighted sum of the AUROCs, its standard error, and the error's degrees of
@@ -90,8 +91,8 @@ def areas_of(
         return Areas(area, none, none, none, np.inf, np.inf)
     # Sums over each patient's films, Obuchowski 1997, section 3.
     x, y = (np.zeros((len(scores), len(everyone))) for _ in range(2))
-    np.add.at(x, (slice(None), number[:m]), v10 - area[:, None])
-    np.add.at(y, (slice(None), number[m:]), v01 - area[:, None])
+    np.add.at(x.T, number[:m], (v10 - area[:, None]).T)
+    np.add.at(y.T, number[m:], (v01 - area[:, None]).T)
     s10 = ill / ((ill - 1) * m) * x @ x.T
     s01 = well / ((well - 1) * n) * y @ y.T
     s11 = len(everyone) / (len(everyone) - 1) * x @ y.T

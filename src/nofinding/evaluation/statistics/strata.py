@@ -69,11 +69,11 @@ def mondrian_p_values(
             within = p_values(
                 scores[rows],
                 calibration[members],
-                ids=[ids[i] for i in rows],
+                ids=[ids[i] for i in rows.tolist()],
                 calibration_ids=[calibration_ids[j] for j in members],
             )
             p[rows] = np.maximum(p[rows], within)
-        for row in rows:
+        for row in rows.tolist():
             used[row] = name
     return p, used
 

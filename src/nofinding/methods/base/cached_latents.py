@@ -172,7 +172,7 @@ class LatentMethod(WithoutRecord):
         config: LatentConfig = self.config.autoencoder
         stem = None
         if job.shared is not None:
-            stem = job.shared / training_identity(*self.trainings(self.config), normal, seed)
+            stem = job.shared / training_identity(self.trainings(self.config)[0], normal, seed)
             if stem.with_suffix(".json").is_file():
                 tensors, meta = checkpoint.load(stem)
                 self.autoencoder.load_state_dict(tensors)

@@ -213,7 +213,7 @@ class LatentDiffusion(WithoutRecord):
         """Both networks in turn, or such as were trained before."""
         stem = None
         if job.shared is not None:
-            stem = job.shared / training_identity(*self.trainings(self.config), films, seed)
+            stem = job.shared / training_identity(self.trainings(self.config)[0], films, seed)
         if stem is not None and stem.with_suffix(".json").is_file():
             tensors, meta = checkpoint.load(stem)
             net.load_state_dict(tensors)

@@ -162,7 +162,7 @@ class AE(WithoutRecord):
             self.net = self.new_net()
         stem = None
         if job.shared is not None:
-            stem = job.shared / training_identity(*self.trainings(self.config), normal, seed)
+            stem = job.shared / training_identity(self.trainings(self.config)[0], normal, seed)
         self.borrowed_seconds = 0.0
         if stem is not None and stem.with_suffix(".json").is_file():
             tensors, meta = checkpoint.load(stem)
