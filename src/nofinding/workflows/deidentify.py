@@ -1,4 +1,4 @@
-"""The use case `deidentify`: DICOM de-identified films, in a folder that holds nothing else.
+"""The use case `deidentify`: de-identified DICOM films, in a folder that holds nothing else.
 
 Everything is written beside the folder and becomes the folder at the end: stopped before, it
 leaves nothing. File names and the list say pseudonyms alone; a film's place in the order of the
