@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from nofinding.data.image import Aspect
+from nofinding.evaluation.statistics.intervals import DRAWS
 
 __all__ = ["BenchOptions"]
 
