@@ -66,8 +66,8 @@ def test_the_worklist_is_in_the_services_order(page: Page) -> None:
         f"{page.url}/v1/jobs", params={"order": "score", "descending": True}
     ).json()
     assert page.rows() == [job["job"] for job in payload["jobs"]][:50]
-    page.one("[data-order=made]").click()
-    page.until(lambda: page.all("th.by-made[aria-sort=descending]"), "sorted by time")
+    page.one("[data-order=created]").click()
+    page.until(lambda: page.all("th.by-created[aria-sort=descending]"), "sorted by time")
     page.press("]")
     rest = page.until(lambda: len(page.rows()) < 50 and page.rows(), "the second page")
     assert page.jobs["high"] in rest
@@ -86,7 +86,7 @@ def test_what_went_wrong_is_said_in_the_worklist(page: Page) -> None:
     assert not page.all(".remarks script, .remarks img")
     page.worklist("?order=state&descending=true&skip=50")
     page.until(lambda: page.all(".state.refused") or page.all(".state.done"), "the last ones")
-    page.worklist("?order=made")
+    page.worklist("?order=created")
     refused = f".films tr[data-job='{page.jobs['refused']}']"
     page.one(refused)
     assert page.text(f"{refused} .state") == "refused"
@@ -376,7 +376,7 @@ def test_an_alarm_of_the_drift_test_is_seen_on_every_screen(page: Page) -> None:
 
 
 def test_a_new_film_comes_up_by_itself_and_the_page_fits(page: Page, tmp_path: Path) -> None:
-    page.worklist("?order=made&descending=true")
+    page.worklist("?order=created&descending=true")
     film = dicom_film(tmp_path, 2).read_bytes()
     job = SERVICE.post(f"{page.url}/v1/films", files={"film": film}).json()["job"]
     page.until(lambda: page.rows()[:1] == [job], "the new film")

@@ -10,7 +10,7 @@ import pytest
 import nofinding.service
 
 VIEWER = Path(nofinding.service.__file__).parent / "viewer"
-FILES = sorted(file for file in VIEWER.iterdir() if file.is_file())
+FILES = sorted(file for file in VIEWER.rglob("*") if file.is_file())
 DOCS = Path(__file__).parents[2] / "docs" / "viewer.md"
 FROM_TEXT = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|Function\("
 
@@ -35,7 +35,11 @@ def test_the_page_has_nothing_that_the_security_policy_forbids() -> None:
 
 
 def test_every_module_that_is_imported_is_there_and_used() -> None:
-    names = {name for text in scripts().values() for name in re.findall(r'from "\./([^"]+)"', text)}
+    names = {
+        name
+        for text in scripts().values()
+        for name in re.findall(r'from "[./\w]*/(\w+\.js)"', text)
+    }
     assert names | {"app.js"} == set(scripts())
     for text in scripts().values():
         for imported in re.findall(r"import \{([^}]+)\}", text):

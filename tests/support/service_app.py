@@ -74,9 +74,9 @@ def png(seed: int = 0, kind: str = "png") -> bytes:
     return stream.getvalue()
 
 
-def done_job(home: Home, film: str = "film", message: Mapping[str, Any] | None = None) -> QueuedJob:
+def done_job(home: Home, film: str = "film", payload: Mapping[str, Any] | None = None) -> QueuedJob:
     """A job that a worker has done."""
-    about = {**TOLD, "film": film, **(message or {})}
+    about = {**TOLD, "film": film, **(payload or {})}
     file = home.spool.put(film, film.encode(), ".png").path.name
     home.queue.offer(film, f"digest of {film}", {"file": file, "record": {"age": 63.0}})
     (job,) = home.queue.claim()

@@ -82,7 +82,9 @@ class Drifting:
             return self._statement[1]
 
     def _make(self) -> dict[str, Any]:
-        jobs = self.home.queue.listed(order="made", descending=True, state="done", most=MOST_FILMS)
+        jobs = self.home.queue.listed(
+            order="created", descending=True, state="done", most=MOST_FILMS
+        )
         by_model: dict[tuple[str, str], list[QueuedJob]] = defaultdict(list)
         refused: list[QueuedJob] = []
         for job in jobs:

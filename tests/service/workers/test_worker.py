@@ -98,7 +98,7 @@ def test_the_same_pixels_sent_otherwise_are_one_result_and_others_a_conflict(
     assert jobs[2] is not None and jobs[2].conflict and jobs[2].twin is None
     payload = home.results.payload(other.id)
     assert payload is not None and CONFLICT in payload["flags"]
-    assert [job.id for job in home.queue.listed(order="made")] == [first.id, other.id]
+    assert [job.id for job in home.queue.listed(order="created")] == [first.id, other.id]
 
 
 def test_a_film_that_is_none_fails_and_stops_no_other(worker: Worker, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """What a DICOM file (CR or DX) says of its film and patient. Runs in the decoder's child process
-only; the picture is read in `dicom_image.py`."""
+only; the picture is read in `pixels.py`."""
 
 import json
 import re
@@ -11,10 +11,10 @@ from numpy import ndarray
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
 
-from nofinding.data.decoding.dicom_image import ENTRIES, check_pixels, picture
 from nofinding.data.decoding.element_values import Elements, printable
 from nofinding.data.decoding.elements import header_of
 from nofinding.data.decoding.limits import FilmError
+from nofinding.data.decoding.pixels import ENTRIES, check_pixels, picture
 from nofinding.data.fitness import objection, other_modality
 from nofinding.data.patient_age import DAYS, study_day
 

@@ -40,7 +40,7 @@ MEANINGS = {
     503: "Films or results cannot be handled now; Retry-After says when to come again.",
 }
 JOB_EXAMPLE = {
-    "job": ID, "film": FILM, "kind": "film", "state": "done", "made": 1767225600.0, "tries": 1,
+    "job": ID, "film": FILM, "kind": "film", "state": "done", "created": 1767225600.0, "tries": 1,
     "why": None, "conflict": False, "twin": None, "score": 1.83, "p_value": 0.024,
     "model": "adult", "sha256": "83a0...", "refused": None, "flags": [], "seconds": 0.41,
 }  # fmt: skip
@@ -152,7 +152,7 @@ BATCH = _answer(
     },
 )
 _JOB = _object(
-    job="string", film="string", kind="string", state="string", made="number", tries="integer",
+    job="string", film="string", kind="string", state="string", created="number", tries="integer",
     why="string|null", conflict="boolean", twin="string|null", score="number|null",
     p_value="number|null", model="string|null", sha256="string|null", refused="string|null",
     flags="array", seconds="number|null",
@@ -252,7 +252,7 @@ def job_of(job: QueuedJob) -> dict[str, Any]:
         "film": job.film,
         "kind": job.kind,
         "state": job.state,
-        "made": job.created,
+        "created": job.created,
         "tries": job.tries,
         "why": job.why,
         "conflict": job.conflict,

@@ -38,7 +38,7 @@ Kind = Annotated[str, Path(pattern="^[a-z]{1,20}$", description="Of object: repo
 )
 def get_jobs(
     request: Request,
-    order: Annotated[Literal["p_value", "made", "score", "state"], Query()] = "p_value",
+    order: Annotated[Literal["created", "p_value", "score", "state"], Query()] = "p_value",
     descending: Annotated[bool, Query()] = False,
     state: Annotated[State | None, Query()] = None,
     most: Annotated[int, Query(ge=1, le=500)] = 100,

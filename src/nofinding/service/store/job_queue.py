@@ -20,13 +20,13 @@ from nofinding.storage.sqlite import Database
 __all__ = ["Accepted", "Delivery", "FullError", "Order", "Queue", "QueuedJob", "State"]
 
 State: TypeAlias = Literal["waiting", "working", "done", "failed"]
-Order: TypeAlias = Literal["made", "p_value", "score", "state"]
+Order: TypeAlias = Literal["created", "p_value", "score", "state"]
 TRIES = 2  # a job whose worker died is tried once more
 DIED = "the worker crashed on it, twice"
 SPARE = 5.0  # seconds from the end of a lease in which its holder's own service may kill it first
 FURTHEST = 7200.0  # seconds; no delivery is put off for longer
 ORDERS: dict[Order, str] = {
-    "made": "made",
+    "created": "made",  # the column keeps its name in files that are there
     "p_value": "json_extract(result, '$.p_value')",
     "score": "json_extract(result, '$.score')",
     "state": "state",

@@ -1,17 +1,17 @@
 // The film screen: the film with its map, and beside it all that is said of it.
 
 import { ApiError, ended, get, pixels } from "./api.js";
-import { above, below, pointed } from "./controls.js";
+import { above, below, pointed } from "./film/controls.js";
 import { el, say } from "./dom.js";
 import { feedback } from "./feedback.js";
-import { FilmView } from "./filmview.js";
+import { FilmView } from "./film/filmview.js";
 import { probability, short } from "./format.js";
 import { address, neighbour, page, placeOf, queryOf } from "./list.js";
-import { dividing, pointing } from "./pointer.js";
+import { dividing, pointing } from "./film/pointer.js";
 import { record } from "./record.js";
 import { downloads, flags, provenance, verdict } from "./result.js";
-import { viewing } from "./viewing.js";
-import { PRESETS, windowOf } from "./window.js";
+import { viewing } from "./film/viewing.js";
+import { PRESETS, windowOf } from "./film/window.js";
 
 /** Shows one film until it is left. */
 export function film(main, id) {

@@ -73,7 +73,7 @@ export function provenance(job, result) {
     ["Film", job.film, "hash"],
     ["Job", job.job, "hash"],
     ["Size", result?.size && `${result.size[1]} \u00d7 ${result.size[0]} pixels`],
-    ["Received", time(job.made)],
+    ["Received", time(job.created)],
     ["Computing", result && `${result.seconds} s, ${job.tries} ${job.tries === 1 ? "try" : "tries"}`],
     ...(job.deliveries ?? []).map(({ target, state, why }) =>
       ["Sent to", `${target}: ${state}${why ? `, ${why}` : ""}`]),

@@ -9,7 +9,7 @@ const EVERY = 3000; // milliseconds between looks at the service
 const STATES = [["", "All"], ["done", "Done"], ["working", "Working"], ["waiting", "Waiting"],
   ["failed", "Failed"]];
 const COLUMNS = [
-  ["p_value", "p-value"], ["score", "Score"], ["state", "State"], ["made", "Received"],
+  ["p_value", "p-value"], ["score", "Score"], ["state", "State"], ["created", "Received"],
   [null, "Film"], [null, "Model"], [null, "Remarks"],
 ];
 
@@ -96,7 +96,7 @@ function heading([order, name], query) {
   if (!order) return el("th", { scope: "col" }, name);
   const own = query.order === order;
   const down = Boolean(query.descending);
-  const turned = own ? (down ? "" : "true") : (order === "score" || order === "made" ? "true" : "");
+  const turned = own ? (down ? "" : "true") : (order === "score" || order === "created" ? "true" : "");
   const sort = own ? (down ? "descending" : "ascending") : "none";
   const arrow = own ? (down ? " \u25bc" : " \u25b2") : "";
   const act = () => {
@@ -148,7 +148,7 @@ function row(job) {
     unusual(job.p_value)),
   el("td", { class: "score" }, number(job.score)),
   el("td", {}, el("span", { class: `state ${state}` }, state)),
-  el("td", { class: "made" }, time(job.made)),
+  el("td", { class: "created" }, time(job.created)),
   el("td", { class: "film" }, link),
   el("td", { class: "model" }, job.model ?? "\u2013"),
   el("td", { class: "remarks" }, remarks(job)));

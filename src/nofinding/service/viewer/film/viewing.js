@@ -1,8 +1,8 @@
 // What the keys and buttons do to a film on the screen.
 
 import { greatest, span } from "./colours.js";
-import { say } from "./dom.js";
-import { number } from "./format.js";
+import { say } from "../dom.js";
+import { number } from "../format.js";
 import { PRESETS, bounded, windowOf } from "./window.js";
 
 // What a reader has set stays from film to film; window, zoom and threshold start anew.

@@ -1,8 +1,8 @@
 // The bars above and below the film. They show the view's state and change it by `actions`.
 
 import { greatest, legend, span } from "./colours.js";
-import { button, el, toggle } from "./dom.js";
-import { number, short } from "./format.js";
+import { button, el, toggle } from "../dom.js";
+import { number, short } from "../format.js";
 import { PRESETS } from "./window.js";
 
 const key = (name) => ({ "aria-keyshortcuts": name, title: `key ${name}` });
