@@ -137,12 +137,12 @@ def test_no_films_and_no_fields_still_make_a_batch() -> None:
 def test_records_alone_are_those_of_the_batch_and_decode_nothing() -> None:
     exams = cohort()
     some = films(exams)
-    ehr, known = some.exams([2, 0, 3])
+    ehr, known = some.ehr_rows([2, 0, 3])
     assert [r.pixels.calls for r in exams] == [0, 0, 0, 0]  # type: ignore[attr-defined]
     batch = some.batch([2, 0, 3])
     assert torch.equal(ehr, batch.ehr) and torch.equal(known, batch.known)
     ehr[0] = 9  # a copy: the films' own records stay
-    assert torch.equal(some.exams([2])[0], batch.ehr[:1])
+    assert torch.equal(some.ehr_rows([2])[0], batch.ehr[:1])
 
 
 def test_films_joined_are_the_one_and_then_the_other() -> None:
@@ -163,7 +163,7 @@ def test_films_joined_are_the_one_and_then_the_other() -> None:
         *(a.pixel_hash(i) for i in range(3)),
         *(b.pixel_hash(i) for i in range(2)),
     ]
-    assert torch.equal(both.exams([3, 1])[0], both.batch([3, 1]).ehr)
+    assert torch.equal(both.ehr_rows([3, 1])[0], both.batch([3, 1]).ehr)
     assert all(exam.pixels.calls == 1 for exam in exams)  # type: ignore[attr-defined]
     with pytest.raises(IndexError):
         both.batch([5])

@@ -171,7 +171,8 @@ class _Answers(BaseHTTPRequestHandler):
         link = [{"relation": "self", "url": self.path}]
         link += [{"relation": "next", "url": onward}] if more else []
         some = result[number * size : (number + 1) * size]
-        entries = [{"fullUrl": f"{self.server.url}/{kind}/{one.get('id')}", "resource": one}
+        entries = [({"fullUrl": f"{self.server.url}/{kind}/{one['id']}"} if "id" in one else {})
+                   | {"resource": one}
                    for one in some]  # fmt: skip
         self._say(200, {"resourceType": "Bundle", "type": "searchset", "link": link,
                         "entry": entries})  # fmt: skip

@@ -12,12 +12,14 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from nofinding.errors import UserError
+from nofinding.extras import need
 
 __all__ = ["Codec", "CodecShape", "LatentPair", "LatentShape", "spectral_gap"]
 
 Image = Float[Tensor, "b 1 *s"]
 Latent = Float[Tensor, "b c *i"]
 
+LATENT = "latent diffusion"  # what needs MONAI
 FLAT = 1e-6  # a latent channel that varies less is not stretched
 
 
@@ -115,7 +117,7 @@ class Codec(nn.Module):
 
 
 def _vq(shape: CodecShape) -> nn.Module:
-    from monai.networks.nets.vqvae import VQVAE
+    VQVAE = need("monai.networks.nets.vqvae", "methods", LATENT).VQVAE
 
     levels = len(shape.channels)
     return VQVAE(
@@ -134,7 +136,7 @@ def _vq(shape: CodecShape) -> nn.Module:
 
 
 def _kl(shape: CodecShape) -> nn.Module:
-    from monai.networks.nets.autoencoderkl import AutoencoderKL
+    AutoencoderKL = need("monai.networks.nets.autoencoderkl", "methods", LATENT).AutoencoderKL
 
     channels = (shape.channels[0], *shape.channels)  # its last level does not halve
     return AutoencoderKL(
@@ -183,11 +185,11 @@ class LatentPair(nn.Module):
     std: Tensor
 
     def __init__(self, codec: CodecShape, unet: LatentShape) -> None:
-        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+        monai = need("monai.networks.nets.diffusion_model_unet", "methods", LATENT)
 
         super().__init__()
         self.codec = Codec(codec)
-        self.unet: nn.Module = DiffusionModelUNet(
+        self.unet: nn.Module = monai.DiffusionModelUNet(
             spatial_dims=codec.dimensions,
             in_channels=codec.latent_channels,
             out_channels=codec.latent_channels,

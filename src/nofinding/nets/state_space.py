@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from mambapy.pscan import pscan  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from nofinding.extras import need
 from nofinding.functional.features.hilbert import directions
 from nofinding.nets.reverse import first_weights, stage
 
@@ -34,6 +34,7 @@ def selective_scan(
 
     h_t = exp(delta_t a) h_{t-1} + delta_t b_t u_t;  y_t = c_t h_t + skip u_t.
     """
+    pscan = need("mambapy.pscan", "methods", "mambaad").pscan
     decay = torch.exp(delta[..., None] * a)
     drive = (delta * u)[..., None] * b[..., None, :]
     h = pscan(decay.flatten(2, 3), drive.flatten(2, 3)).reshape(decay.shape)

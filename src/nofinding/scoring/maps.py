@@ -1,15 +1,14 @@
 """Maps and pseudo-healthy films of scored films, as files."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from nofinding.evaluation.report.gallery import tinted
+from nofinding.extras import need
 from nofinding.types import Scores
 
 __all__ = ["overlay", "write_maps", "write_nifti"]
@@ -56,7 +55,7 @@ def write_nifti(path: Path, volume: Float[np.ndarray, "d h w"]) -> None:
 
     Where the volume lay in the scanner is not kept: what is scored is a cube of other voxels.
     """
-    nibabel: Any = import_module("nibabel")  # here: it takes a moment, and films need none of it
+    nibabel = need("nibabel", "volumes", "maps of volumes")  # here: films need none of it
 
     upright = np.ascontiguousarray(volume.transpose(2, 1, 0)[::-1, ::-1], dtype=np.float32)
     image = nibabel.Nifti1Image(upright, np.eye(4))

@@ -41,7 +41,7 @@ def result(**changes: object) -> Result:
         "score": 1.25, "p_value": 0.02, "calibration": "200 normal films of val",
         "method": "diff3m-f", "model": "adult", "sha256": "ab" * 32, "version": "0.1.0",
         "fields": ("age", "sex"), "attention": {"age": 0.75, "sex": 0.25},
-        "flags": ("height: 900 is outside 30 to 250 cm",), "map": spot, "threshold": 0.5,
+        "flags": ("height: 900 is outside 30 to 250 cm",), "anomaly_map": spot, "threshold": 0.5,
     }  # fmt: skip
     return Result(**(message | changes))  # type: ignore[arg-type]
 

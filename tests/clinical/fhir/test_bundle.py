@@ -33,7 +33,7 @@ def result(**changes: Any) -> Result:
         "method": "diff3m-f", "model": "adult", "sha256": "ab" * 32, "version": "0.1.0",
         "fields": ("age", "sex"), "attention": {"age": 0.75, "sex": 0.25},
         "flags": ("record: 2 values from after the film, not used",),
-        "map": np.zeros((4, 4), np.float32),
+        "anomaly_map": np.zeros((4, 4), np.float32),
     }  # fmt: skip
     return Result(**(message | changes))
 

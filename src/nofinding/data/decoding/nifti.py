@@ -73,7 +73,10 @@ def _upright(path: Path) -> tuple[Float[np.ndarray, "d h w"], tuple[float, float
 
 def _nibabel() -> Any:
     """Imported when the first volume comes: films need none of it, and it takes a moment."""
-    return import_module("nibabel")
+    try:
+        return import_module("nibabel")
+    except ImportError:
+        raise FilmError("is a volume: pip install 'nofinding[volumes]'") from None
 
 
 def _even(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> tuple[int, int, int]:
