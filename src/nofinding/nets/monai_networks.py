@@ -120,7 +120,7 @@ def _vq(shape: CodecShape) -> nn.Module:
     VQVAE = need("monai.networks.nets.vqvae", "methods", LATENT).VQVAE
 
     levels = len(shape.channels)
-    return VQVAE(
+    codec: nn.Module = VQVAE(
         spatial_dims=shape.dimensions,
         in_channels=1,
         out_channels=1,
@@ -133,13 +133,14 @@ def _vq(shape: CodecShape) -> nn.Module:
         embedding_dim=shape.latent_channels,
         decay=shape.decay,
     )
+    return codec
 
 
 def _kl(shape: CodecShape) -> nn.Module:
     AutoencoderKL = need("monai.networks.nets.autoencoderkl", "methods", LATENT).AutoencoderKL
 
     channels = (shape.channels[0], *shape.channels)  # its last level does not halve
-    return AutoencoderKL(
+    codec: nn.Module = AutoencoderKL(
         spatial_dims=shape.dimensions,
         in_channels=1,
         out_channels=1,
@@ -151,6 +152,7 @@ def _kl(shape: CodecShape) -> nn.Module:
         with_encoder_nonlocal_attn=False,
         with_decoder_nonlocal_attn=False,
     )
+    return codec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -236,8 +236,8 @@ def test_nothing_is_decoded_here(
     for module, name in ((pydicom, "dcmread"), (pydicom.filereader, "read_partial"),
                          (PIL.Image, "open"), (np, "load")):  # fmt: skip
         monkeypatch.setattr(module, name, never)
-    for name in ("header_of", "elements_of"):
-        monkeypatch.setattr(f"nofinding.data.decoding.dicom.{name}", never)
+    for name in ("dicom.header_of", "pixels.elements_of"):
+        monkeypatch.setattr(f"nofinding.data.decoding.{name}", never)
     assert post(client, film).status_code == post(client, picture).status_code == 202
 
 

@@ -70,7 +70,7 @@ def mondrian_p_values(
                 scores[rows],
                 calibration[members],
                 ids=[ids[i] for i in rows.tolist()],
-                calibration_ids=[calibration_ids[j] for j in members],
+                calibration_ids=[calibration_ids[j] for j in members.tolist()],
             )
             p[rows] = np.maximum(p[rows], within)
         for row in rows.tolist():
