@@ -180,7 +180,7 @@ class Gatekeeper:
         if dimensions_of(model.detector) != 2:
             self.why_none = "no input gate: it looks at films, and these are volumes"
             if other is not None:
-                raise UserError(f"--gate_from {other}: the model scores volumes, gates judge films")
+                raise UserError(f"--gate-from {other}: the model scores volumes, gates judge films")
             say(self.why_none)
             return
         metadata = model.meta.get("gate") or {}
@@ -190,7 +190,7 @@ class Gatekeeper:
             if self.sha256 != metadata["sha256"]:
                 raise UserError(f"--model {folder}: gate.json is not the gate of this model")
         if other is not None:
-            self.gate, self.sha256 = _load(other, "--gate_from")
+            self.gate, self.sha256 = _load(other, "--gate-from")
 
     @property
     def looks(self) -> bool:

@@ -118,8 +118,12 @@ def _command(spec: str, options: CohortOptions) -> str:
         value = getattr(options, f.name)
         if f.name in ("out", "overwrite", "threads") or value == f.default or value in (None, ()):
             continue
+        name = f.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+            continue
         parts = value if isinstance(value, tuple) else (value,)
-        words += [f"--{f.name}", *(str(part) for part in parts)]
+        words += [f"--{name}", *(str(part) for part in parts)]
     return shlex.join(words)
 
 

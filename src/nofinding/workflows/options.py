@@ -71,4 +71,4 @@ class StudyOptions:
         if self.most < 1:
             raise UserError(f"--most {self.most}: give 1 or more")
         if self.peer is not None and not self.store:
-            raise UserError("--peer goes with --store true")
+            raise UserError("--peer goes with --store")

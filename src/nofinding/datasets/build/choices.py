@@ -56,6 +56,6 @@ class Choices:
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name):g}: must be above 0 and below 1")
         if self.val_share + self.test_share >= 1:
-            raise UserError("--val_share and --test_share leave no patient to learn from")
+            raise UserError("--val-share and --test-share leave no patient to learn from")
         if len(set(self.complete)) < len(self.complete):
             raise UserError("--complete: a field is named twice")

@@ -141,7 +141,7 @@ class Listener:
         if calling not in self.options.accept:
             why = "--accept does not name it"
         elif self.options.only_called and called != self.options.title:
-            why = f"it calls {called!r}, not {self.options.title!r} (--only_called)"
+            why = f"it calls {called!r}, not {self.options.title!r} (--only-called)"
         log.warning("%r was turned away: %s", calling, why)
 
     def _store(self, event: Event) -> int:

@@ -1,0 +1,10 @@
+"""The command line: each command is a dataclass of options and one use case.
+
+`nofinding COMMAND --help` is made from the docstrings under the dataclasses' fields.
+"""
+
+from nofinding.cli.commands import COMMANDS, parser_of
+from nofinding.cli.entry import main
+from nofinding.cli.method_name import completed
+
+__all__ = ["COMMANDS", "completed", "main", "parser_of"]
