@@ -1,5 +1,6 @@
 """The command line by itself: what it lists, and how a switch may be written."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 
 from nofinding import __version__
 from nofinding.cli import COMMANDS, completed, main, parser_of
+from nofinding.cli.completion import script, words_of
 from nofinding.datasets import SOURCES
 from nofinding.methods import METHODS
+from nofinding.model.pretrained import model_folder
+from nofinding.workflows import doctor
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,6 +79,8 @@ def test_a_command_without_arguments_says_what_is_missing(
         (["score", "f", "--out", "o", "--films"], "--films: expected at least one argument"),
         (["fit", "ae", "--films", "f", "--out", "o", "--method.train.steps", "x"],
          "--method.train.steps x: is not a whole number"),
+        (["fit", "ae", "--films", "f", "--out", "o", "--method.train.batch-size", "0"],
+         "--method.train.batch-size 0: give 1 or more"),
         (["fit", "aee", "--films", "f", "--out", "o"], "fit aee: not a method; did you mean ae?"),
         (["scor", "f"], "scor: no such command; did you mean score?"),
     ],
@@ -111,6 +117,7 @@ def test_the_method_stands_anywhere(line: list[str]) -> None:
     assert given[0] == "ae"
     parsed = parser_of("fit", "ae").parse_args(given)
     assert (parsed.method_name, parsed.films) == ("ae", ["table:films.csv"])
+    assert parser_of("fit", "ae").instantiate(parsed).method == METHODS["ae"].PRESETS["small"]
 
 
 def test_an_option_s_value_is_no_method() -> None:
@@ -142,7 +149,7 @@ def test_no_option_has_an_underscore_and_no_flag_lacks_its_opposite() -> None:
 @pytest.mark.parametrize("command", [name for name in COMMANDS if COMMANDS[name].options])
 def test_help_begins_with_what_matters(command: str) -> None:
     parser = parser_of(command)
-    shown = [group for group in parser._action_groups if group._group_actions]
+    shown = [group for group in parser.help_groups if group._group_actions]
     titles = [group.title for group in shown]
     first = next(group for group in shown if group.title == "what matters most")
     assert 1 <= len(first._group_actions) <= 5 and titles.index("what matters most") <= 1
@@ -179,3 +186,65 @@ def test_a_config_file_is_held_to_the_same_words(
     file.write_text(content)
     assert main(["score", "f.png", "--out", "o", "--config", str(file)]) == 2
     assert said in capsys.readouterr().err
+
+
+def run_bash(body: str) -> list[str]:
+    """What a line of bash prints, once the completion is there."""
+    done = subprocess.run(
+        ["bash", "-c", f"{script('bash')}\n{body}"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def complete(*line: str) -> list[str]:
+    """What bash offers for the last word of a line."""
+    words = " ".join(f"'{word}'" for word in line)
+    place = len(line) - 1
+    return run_bash(
+        f"COMP_WORDS=({words}); COMP_CWORD={place}; _nofinding; printf '%s\\n' ${{COMPREPLY[@]}}"
+    )
+
+
+def test_bash_completes_commands_options_choices_and_methods() -> None:
+    assert complete("nofinding", "sco") == ["score"]
+    assert set(complete("nofinding", "")) >= set(COMMANDS)
+    assert complete("nofinding", "score", "--batch") == ["--batch-size"]
+    assert complete("nofinding", "score", "--no-ma") == ["--no-maps"]
+    assert complete("nofinding", "score", "--gate", "") == ["refuse", "flag", "off"]
+    assert "patchcore" in complete("nofinding", "fit", "patch")
+    assert complete("nofinding", "completion", "z") == ["zsh"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_names_every_command_and_option(shell: str) -> None:
+    text = script(shell)
+    for name in COMMANDS:
+        assert name in text
+        for option in words_of(name).options:
+            shown = f"-l {option[2:]}" if shell == "fish" else option
+            assert shown in text or not option.startswith("--")
+
+
+def test_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for what in ("torch", "GPU", "OpenVINO", "threads", "OpenMP wait", "decoding", "cache"):
+        assert what in shown
+    assert all(f"weights {name} model" in shown for name in ("adult", "paediatric"))
+
+
+def test_doctor_finds_damaged_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "adult"
+    shutil.copytree(model_folder("adult"), folder)
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    monkeypatch.setattr(doctor, "model_folder", lambda name: folder)
+    monkeypatch.setenv("NOFINDING_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit) as end:
+        main(["doctor"])
+    assert end.value.code == 2
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "BROKEN weights adult model" in shown and "SHA-256 differs" in shown

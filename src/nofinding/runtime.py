@@ -18,7 +18,16 @@ from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
 from nofinding.errors import UserError
 
-__all__ = ["Engine", "FlopCounter", "Network", "Portable", "Precision", "Runtime", "device_of"]
+__all__ = [
+    "Engine",
+    "FlopCounter",
+    "Network",
+    "Portable",
+    "Precision",
+    "Runtime",
+    "device_of",
+    "load_openvino",
+]
 
 Precision = Literal["float32", "bfloat16"]
 Engine = Literal["torch", "openvino"]
@@ -126,7 +135,7 @@ class _Torch:
             return tuple(out.float() for out in _rows_as(self.module(*inputs)))
 
 
-def _load_openvino() -> ModuleType:
+def load_openvino() -> ModuleType:
     """The library. Raises UserError where it is not installed."""
     # On import it reports its use over the network, unless its reporter cannot be imported. A
     # program that reads patients' films calls nobody.
@@ -148,7 +157,7 @@ class _OpenVINO:
     """
 
     def __init__(self, module: nn.Module, precision: Precision) -> None:
-        self.library = _load_openvino()
+        self.library = load_openvino()
         self.module = module.to("cpu")
         self.settings = {
             # Without it a processor that can do bfloat16 silently does.

@@ -20,7 +20,7 @@ GROUPS = {
     "models": "what can be fitted, and models from elsewhere",
     "clinic": "beside a PACS: DICOM, FHIR, the service, privacy",
     "text": "reports and letters",
-    "help": "this machine, and this shell",
+    "setup": "what works on this machine, and completion in the shell",
 }
 """Of commands, in the order of the help, each with what it is for."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nofinding.cli import clinic, core, data, models
+from nofinding.cli import clinic, core, data, models, setup
 from nofinding.cli.command import Command
 from nofinding.errors import UserError
 
@@ -18,6 +18,7 @@ BY_GROUP: dict[str, dict[str, Command]] = {
     "data": data.COMMANDS,
     "models": models.COMMANDS,
     "clinic": clinic.COMMANDS,
+    "setup": setup.COMMANDS,
 }
 COMMANDS: dict[str, Command] = {
     name: command for group in BY_GROUP.values() for name, command in group.items()

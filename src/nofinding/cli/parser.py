@@ -7,15 +7,16 @@ dashes, flags as --maps and --no-maps, groups in the help, and what is said of a
 from __future__ import annotations
 
 import typing
-from argparse import Action, ArgumentError
+from argparse import Action, ArgumentError, _ArgumentGroup
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from nofinding.cli.command import Command
 from nofinding.cli.wording import allowed, dashed, did_you_mean, name_of, negated
 from nofinding.errors import UserError
+from nofinding.ranges import range_of
 
 __all__ = ["Parser", "arrange", "make_parser"]
 
@@ -49,6 +50,16 @@ class Parser(ArgumentParser):
     """A parser that takes arguments as they are typed, and says what is wrong in those words."""
 
     command = ""
+    help_groups: Sequence[_ArgumentGroup] = ()
+
+    def format_help(self) -> str:
+        """The help, its options sorted by topic."""
+        own = self._action_groups
+        self._action_groups = [*self.help_groups] or own
+        try:
+            return str(super().format_help())
+        finally:
+            self._action_groups = own
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises UserError, on one line: every fault of arguments is the user's to mend."""
@@ -57,7 +68,9 @@ class Parser(ArgumentParser):
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         raise UserError(" ".join(lines)) from None
 
-    def parse_args(self, args: Sequence[str] = (), *rest: Any, **more: Any) -> Namespace:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] = (), *rest: Any, **more: Any
+    ) -> Namespace:
         """What was given, by field. Raises UserError."""
         return super().parse_args(self._plain(args), *rest, **more)
 
@@ -123,7 +136,7 @@ def make_parser(name: str, command: Command) -> Parser:
     parser.command = name
     for one in command.positionals:
         words = one.help if isinstance(one.help, str) else one.help()
-        nargs = {} if one.nargs is None else {"nargs": one.nargs}
+        nargs: dict[str, Any] = {} if one.nargs is None else {"nargs": one.nargs}
         action = parser.add_argument(
             one.dest, type=one.kind, metavar=one.metavar, help=words, **nargs
         )
@@ -167,7 +180,9 @@ def _take_several(action: Action) -> None:
         action.nargs = "+"
         action.metavar = action.dest.upper()
         action.option_strings = action.option_strings[:1]  # no --films+
-        action._typehint = typing.get_args(kinds[0])[0]  # type: ignore[attr-defined]
+        one, limits = typing.get_args(kinds[0])[0], range_of(hint)
+        one = one if limits is None else Annotated[one, limits]
+        action._typehint = one  # type: ignore[attr-defined]
         if isinstance(action.default, tuple):
             action.default = list(action.default)
 
@@ -192,13 +207,20 @@ def _say_what_is_wrong(action: Action) -> None:
     """Has a wrong value refused with the option, the value and what is allowed."""
     check = action._check_type  # type: ignore[attr-defined]
     hint = action._typehint  # type: ignore[attr-defined]
+    limits = range_of(hint)
+    if limits is not None:
+        hint = action._typehint = typing.get_args(hint)[0]  # type: ignore[attr-defined]
+        action.help = f"{action.help} Allowed: {limits}."
 
     def checked(value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
         try:
-            return check(value, append=append, cfg=cfg, mode=mode)
+            checked_value = check(value, append=append, cfg=cfg, mode=mode)
         except (TypeError, ValueError):
             shown = " ".join(map(str, value)) if isinstance(value, list) else value
             raise UserError(f"{name_of(action)} {shown}: is not {allowed(hint)}") from None
+        if limits is not None:
+            limits.require(name_of(action), checked_value)
+        return checked_value
 
     action._check_type = checked  # type: ignore[attr-defined]
 
@@ -220,9 +242,11 @@ def _group(parser: Parser, first: Sequence[str]) -> None:
     groups |= topics
     groups["options of the method"] = [a for a in actions if a not in plain]
     groups[CONFIG] = [a for a in plain if a not in fields]
-    kept = []
-    for title, members in groups.items():
-        group = parser.add_argument_group(title)
-        group._group_actions = members
-        kept.append(group)
-    parser._action_groups = kept
+    parser.help_groups = [_titled(parser, title, members) for title, members in groups.items()]
+
+
+def _titled(parser: Parser, title: str, members: list[Action]) -> _ArgumentGroup:
+    """A group of the help. The parser's own groups stay: by them it makes a method's Config."""
+    group = _ArgumentGroup(parser, title)
+    group._group_actions = members
+    return group

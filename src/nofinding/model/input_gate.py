@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from nofinding.gate import (
 from nofinding.methods.base.protocol import dimensions_of
 from nofinding.model.bundle import Model
 from nofinding.progress import say, tracked
+from nofinding.ranges import Range, require_ranges
 from nofinding.storage import checkpoint
 from nofinding.types import Exam
 
@@ -58,10 +59,13 @@ class FitGateOptions:
     """Folder for gate.safetensors and gate.json; it must not hold them yet."""
     seed: int = 0
     """Of the choice of films."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads; 0: all."""
     cache: Path | None = None
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, typed=True)
 
 
 def fit_gate_alone(options: FitGateOptions) -> Gate:

@@ -132,8 +132,6 @@ class ScoringJob:
 
 def prepare(files: Sequence[str], options: ScoreOptions) -> ScoringJob:
     """Loads the model and looks at every record. Raises UserError for any fault in the input."""
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: give 1 or more")
     if bool(files) == bool(options.films):
         raise UserError("name either films with --films SOURCE:PATH or single FILEs")
     require_fits(files, options)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from nofinding.errors import UserError
 from nofinding.model.pretrained import AUTO
+from nofinding.ranges import Range, require_ranges
 
 __all__ = ["ServiceOptions"]
 
@@ -19,25 +19,25 @@ class ServiceOptions:
     Only its owner may look into it."""
     model: str = AUTO
     """Folder of a fitted model, or adult or paediatric; auto: by the patient's age, as in score."""
-    workers: int = 1
+    workers: Annotated[int, Range(0, 64)] = 1
     """Processes that score films, each with a copy of the model; 0: films only come in here, and
     another command on the same home scores them."""
-    batch_size: int = 8
+    batch_size: Annotated[int, Range(1, 256)] = 8
     """Films that a worker scores at once; changes speed, never a score."""
-    wait: float = 0.1
+    wait: Annotated[float, Range(0, 60)] = 0.1
     """Seconds that a film waits at most for others to be scored with."""
-    limit: float = 120.0
+    limit: Annotated[float, Range(1, 3600)] = 120.0
     """Seconds that a batch may take; a worker that takes longer is killed, and tried once more."""
-    capacity: int = 1000
+    capacity: Annotated[int, Range(1, 10_000_000)] = 1000
     """Films that may wait; further ones are turned away, to come again later."""
-    keep_free: float = 1.0
+    keep_free: Annotated[float, Range(0, 1e6)] = 1.0
     """GiB of the disk that are left alone: with less, films are turned away."""
-    keep_days: float = 0.0
+    keep_days: Annotated[float, Range(0, 36_500)] = 0.0
     """Delete films and results this many days after they were scored; 0: keep them."""
     record: str | None = None
     """Base address of a FHIR server that is asked for the patients' records, http(s)://...; its
     token is in the environment variable NOFINDING_FHIR_TOKEN."""
-    window: int = 90
+    window: Annotated[int, Range(0, 3650)] = 90
     """Days before the film within which a value of the record counts."""
     patient_system: str | None = None
     """The FHIR identifier system of the films' patient ids; default: any."""
@@ -62,15 +62,8 @@ class ServiceOptions:
     """YAML file with further record fields, as in fit."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
-    threads: int = 0
+    threads: Annotated[int, Range(0, 1024)] = 0
     """CPU threads of a worker; 0: all cores, shared among the workers."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("workers", 0, 64), ("batch_size", 1, 256), ("wait", 0, 60), ("limit", 1, 3600),
-            ("capacity", 1, 10_000_000), ("keep_free", 0, 1e6), ("threads", 0, 1024),
-            ("keep_days", 0, 36_500),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"--{name} {value:g}: give {low} to {high:g}")
+        require_ranges(self, typed=True)

@@ -8,11 +8,12 @@ import threading
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nofinding.datasets.cohort import known_fields
 from nofinding.errors import UserError
 from nofinding.progress import say
+from nofinding.ranges import Range
 from nofinding.service.monitoring import Drifting
 from nofinding.service.options import ServiceOptions
 from nofinding.service.store.feedback import Feedback
@@ -37,7 +38,7 @@ class ServeOptions(ServiceOptions):
 
     host: str = "127.0.0.1"
     """The address it listens at; any but this machine's own takes a token."""
-    port: int = 8000
+    port: Annotated[int, Range(0, 65535)] = 8000
     """Where it listens."""
     token_file: Path | None = None
     """File with the token that callers must show, 20 characters or more, readable by its owner
@@ -46,24 +47,17 @@ class ServeOptions(ServiceOptions):
     """PEM file of a certificate chain: HTTPS instead of HTTP."""
     tls_key: Path | None = None
     """PEM file of its private key."""
-    largest: int = 256
+    largest: Annotated[int, Range(1, 4096)] = 256
     """MiB that a film may have."""
-    batch_films: int = 100
+    batch_films: Annotated[int, Range(1, 10_000)] = 100
     """Films of one batch."""
-    upload_seconds: float = 300.0
+    upload_seconds: Annotated[float, Range(1, 86_400)] = 300.0
     """Seconds that a body may take; one that is silent for 20 is cut off, too."""
-    connections: int = 512
+    connections: Annotated[int, Range(1, 100_000)] = 512
     """Connections at a time; further ones are closed at once."""
 
     def __post_init__(self) -> None:
         ServiceOptions.__post_init__(self)
-        for name, low, high in (
-            ("port", 0, 65535), ("largest", 1, 4096), ("batch_films", 1, 10_000),
-            ("upload_seconds", 1, 86400), ("connections", 1, 100_000),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"--{name} {value:g}: give {low} to {high:g}")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise UserError("--tls-certificate and --tls-key: give both or neither")
 
