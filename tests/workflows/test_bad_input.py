@@ -165,7 +165,7 @@ def test_folder_is_taken(cohort: Path, model: Path, tmp_path: Path, refused: Ref
     [
         (["fry"], "no such command"),
         (["fit", "diffusion"], "not a method"),
-        (["fit", "--preset", "tiny", "diff3m"], "name the method first"),
+        (["fit", "--preset", "tiny", "diff3m"], "--films, --out"),
         (["fit", "diff3m", "--preset", "huge"], "small"),
         (["fit", "diff3m", "--films", "phantom:", "--out", "x", "--method.width", "w"], "width"),
         (["fit", "diff3m", "--films", "phantom:", "--out", "x", "--method.heads", "3"], "heads"),
