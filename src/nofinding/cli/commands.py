@@ -43,8 +43,10 @@ def _add_method(parser: Parser, method: str | None, preset: str) -> None:
     """METHOD, and the options of the method that is named."""
     from nofinding.methods import METHODS
 
-    names = f"one of {', '.join(METHODS)}; default: {core.DEFAULT}"
-    parser.add_argument("method_name", metavar="METHOD", help=names)
+    names = f"one of {', '.join(METHODS)}"
+    parser.add_argument(
+        "method_name", metavar="METHOD", nargs="?", default=core.DEFAULT, help=names
+    )
     if method is None:
         return
     presets = METHODS[method].PRESETS

@@ -159,8 +159,9 @@ def arrange(parser: Parser, first: Sequence[str]) -> None:
         if hasattr(action, "_typehint"):
             _say_what_is_wrong(action)
     _group(parser, first)
-    parser.usage = " ".join([parser.prog, *map(_place, parser._actions), "[OPTION...]"])
-    parser.usage = " ".join(parser.usage.split())
+    actions = sorted(parser._actions, key=lambda action: bool(action.option_strings))
+    places = [place for action in actions if (place := _place(action))]
+    parser.usage = " ".join([parser.prog, *places, "[OPTION...]"])
 
 
 def _place(action: Action) -> str:
