@@ -88,7 +88,7 @@ def files_of(out: Path) -> dict[str, bytes]:
 def killing(folder: Path, count: int) -> Iterator[str]:
     films = f"phantom:train=0,val=0,test={count},abnormal=0,size={SIDE}"
     score = ["score", "--model", fitted(folder), "--films", films, "--threads", 1]
-    score += ["--maps", "false", "--out"]
+    score += ["--no-maps", "--out"]
     start = time.perf_counter()
     done = run([*score, folder / "whole"], environment(folder))
     assert done.status == 0, done.said
@@ -133,7 +133,7 @@ def memory(folder: Path, rows: Sequence[int]) -> Iterator[str]:
     model = fitted(folder)
     for count, table in tables(folder, rows):
         score = ["score", "--model", model, "--films", f"table:{table}", "--threads", 1]
-        score += ["--missing_fields", "mask", "--maps", "false", "--overwrite"]
+        score += ["--missing-fields", "mask", "--no-maps", "--overwrite"]
         cost = run([*score, "--out", folder / f"scores-{count}"], environment(folder))
         assert cost.status == 0, cost.said
         size = (folder / f"scores-{count}" / "scores.csv").stat().st_size / 2**20

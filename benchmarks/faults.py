@@ -65,7 +65,7 @@ def served(place: Path, model: Path) -> Iterator["subprocess.Popen[str]"]:
         "1",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "nofinding", *command, "--keep_free", "0", "--batch_size", "1"],
+        [sys.executable, "-m", "nofinding", *command, "--keep-free", "0", "--batch-size", "1"],
         stderr=subprocess.DEVNULL,
         text=True,
     )

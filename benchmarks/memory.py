@@ -59,12 +59,12 @@ def measured(folder: Path, count: int, method: str) -> Iterator[tuple[str, float
     films = ["--films", f"cohort:{cohort}"]
     scores = ["--scores", here / "scores" / "scores.csv", *films, "--out", here / "report"]
     commands = {
-        "cohort": ["cohort", f"table:{table}", "--out", cohort, "--overwrite", "true",
+        "cohort": ["cohort", f"table:{table}", "--out", cohort, "--overwrite",
                    "--verify", "present"],
         "fit": ["fit", method, *films, "--out", here / "model", "--threads", 1,
                 "--gate", "none"],
         "score": ["score", "--model", here / "model", *films, "--split", "test", "--threads", 1,
-                  "--maps", "false", "--out", here / "scores", "--overwrite", "true"],
+                  "--no-maps", "--out", here / "scores", "--overwrite"],
         "evaluate": ["evaluate", *scores, "--baselines", "none"],
     }  # fmt: skip
     environment = {"NOFINDING_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}

@@ -58,7 +58,7 @@ def files() -> Iterator[tuple[str, Path]]:
 def scored(path: Path, folder: Path) -> Outcome:
     """`nofinding score FILE`, and what it said."""
     out, said, begin = folder / "scores", io.StringIO(), time.monotonic()
-    command = ["score", str(path), "--model", "adult", "--maps", "false", "--overwrite"]
+    command = ["score", str(path), "--model", "adult", "--no-maps", "--overwrite"]
     signal.alarm(SECONDS)
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

@@ -158,7 +158,7 @@ def by_http(
     command = [
         *(sys.executable, "-c", "import sys; from nofinding.cli import main; sys.exit(main())"),
         *("serve", "--home", str(home), "--model", str(model_in(folder)), "--port", "0"),
-        *("--keep_free", "0", "--threads", "1", "--batch_size", "32", "--capacity", "600"),
+        *("--keep-free", "0", "--threads", "1", "--batch-size", "32", "--capacity", "600"),
     ]
     errors = folder / "serve.err"
     with errors.open("wb") as stream:

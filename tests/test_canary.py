@@ -109,7 +109,7 @@ def test_score_of_films_that_are_not_scored(
     score = ["score", "--model", model, "--out", out / "scores"]
     code, said = run(*score, "--gate", "off", canaries.film, canaries.broken)
     assert code == 2 and "damaged or cut short" in said
-    gate = ["--gate_from", model_folder("adult")]
+    gate = ["--gate-from", model_folder("adult")]
     code, said = run(*score, *gate, canaries.turned)
     assert code == 2 and "not scored" in said
     listing = ["--unreadable", "list", "--gate", "off"]
@@ -138,7 +138,7 @@ def test_cohort_and_its_scores(
     command = ["cohort", f"dicom:{canaries.folder}", "--record", record, "--key", key]
     assert run(*command, "--out", cohort)[0] == 0
     films = ["--films", f"cohort:{cohort}", "--model", model, "--gate", "off"]
-    options = ["--unreadable", "list", "--missing_fields", "mask"]
+    options = ["--unreadable", "list", "--missing-fields", "mask"]
     assert run("score", *films, *options, "--out", out / "scores")[0] == 0
     (cohort / PLACES).unlink()  # where the films lie; it stays in the house (docs/cohorts.md)
     assert leaks(canaries, out) == []

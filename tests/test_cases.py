@@ -129,7 +129,7 @@ def test_the_headers_own_word_refuses_in_score_serve_and_study(
     name: str, why: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = case(f"header/{name}"), tmp_path / "scores"
-    run = ["score", str(file), "--model", str(model), "--out", str(out), "--batch_size", "1"]
+    run = ["score", str(file), "--model", str(model), "--out", str(out), "--batch-size", "1"]
     assert main(run) == 2
     assert f"by its own header ({why})" in capsys.readouterr().err and not out.exists()
     assert main([*run, "--gate", "flag"]) == 0

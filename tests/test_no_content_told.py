@@ -40,11 +40,11 @@ def tell(file: Path) -> None:
     """Has the program say all that it says of a file that is none of what it takes."""
     for command in (
         ["score", str(file), "--model", "adult"],
-        ["score", str(file), "--model", "adult", "--gate", "off", "--maps", "false"],
+        ["score", str(file), "--model", "adult", "--gate", "off", "--no-maps"],
         ["export", str(file), "--scores", str(file.parent)],
         ["score", "--films", f"table:{file}", "--model", "adult"],
         ["fit", "ae", "--preset", "tiny", "--films", "phantom:train=4,val=0,test=0",
-         "--fields_file", str(file)],
+         "--fields-file", str(file)],
     ):  # fmt: skip
         assert main([*command, "--out", str(file.parent / "out")]) in (0, 2)
 
@@ -294,5 +294,5 @@ def test_nothing_is_written_beside_the_outputs(place: Path) -> None:
     (place / "films.csv").write_text('path,image_id\n"data/inside.png","../../../evil"\n')
     before = sorted(place.rglob("*"))
     command = ["score", "--films", f"table:{place / 'films.csv'}", "--model", "adult"]
-    assert main([*command, "--missing_fields", "mask", "--out", str(place / "s")]) == 2
+    assert main([*command, "--missing-fields", "mask", "--out", str(place / "s")]) == 2
     assert sorted(place.rglob("*")) == before

@@ -29,6 +29,7 @@ __all__ = [
     "Runtime",
     "before_fit",
     "device_of",
+    "load_openvino",
     "to_device",
     "use_threads",
 ]
@@ -139,7 +140,7 @@ class _Torch:
             return tuple(out.float() for out in _rows_as(self.module(*inputs)))
 
 
-def _load_openvino() -> ModuleType:
+def load_openvino() -> ModuleType:
     """The library. Raises UserError where it is not installed."""
     # On import it reports its use over the network, unless its reporter cannot be imported. A
     # program that reads patients' films calls nobody.
@@ -161,7 +162,7 @@ class _OpenVINO:
     """
 
     def __init__(self, module: nn.Module, precision: Precision) -> None:
-        self.library = _load_openvino()
+        self.library = load_openvino()
         self.module = module.to("cpu")
         self.settings = {
             # Without it a processor that can do bfloat16 silently does.

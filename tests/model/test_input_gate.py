@@ -20,7 +20,7 @@ from nofinding.types import Exam
 from support.tables import Rows, write_table
 
 Refused = Callable[..., str]
-SCORE = ["--maps", "false"]
+SCORE = ["--no-maps"]
 
 
 def run(*arguments: object) -> None:
@@ -171,7 +171,7 @@ def test_a_model_without_a_gate_scores_everything_and_says_so(
     assert "no input gate" in metadata["gate"]["note"] and not metadata["drift"]["tested"]
     # a gate fitted alone may stand in
     run("fit-gate", "--films", films, "--out", tmp_path / "g", "--threads", 1)
-    run("score", "--model", tmp_path / "m", "--films", spoilt, *SCORE, "--gate_from",
+    run("score", "--model", tmp_path / "m", "--films", spoilt, *SCORE, "--gate-from",
         tmp_path / "g", "--out", tmp_path / "t")  # fmt: skip
     assert sum(not row["score"] for row in scores_in(tmp_path / "t").values()) == 2
     assert run_json(tmp_path / "t")["gate"]["sha256"] == load(tmp_path / "g" / "gate")[1]["sha256"]

@@ -35,7 +35,7 @@ def plain(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def command(cohort: Path, plain: Path) -> list[str]:
     films = f"table:{cohort / 'films.csv'}"
-    return ["score", "--model", str(plain), "--films", films, "--batch_size", "3"]
+    return ["score", "--model", str(plain), "--films", films, "--batch-size", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_ten_kills_change_nothing(
 def test_a_finished_job_is_not_done_again(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
-    run = [*command, "--maps", "false", "--out", str(tmp_path / "s")]
+    run = [*command, "--no-maps", "--out", str(tmp_path / "s")]
     assert main(run) == 0
     log = tmp_path / "log"
     assert apart(run, lambda: None, log) == 0 and not log.exists()
@@ -215,7 +215,7 @@ def test_the_shard_comes_from_torchrun(
 ) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    assert main([*command, "--maps", "false", "--out", str(tmp_path / "s")]) == 0
+    assert main([*command, "--no-maps", "--out", str(tmp_path / "s")]) == 0
     parts = [p.name for p in (tmp_path / ".s.partial").glob("*.journal")]
     assert parts == ["part-1-of-4.journal"]
 
@@ -274,7 +274,7 @@ def test_unreadable_films_are_listed_and_the_others_scored(
 ) -> None:  # fmt: skip
     out = tmp_path / "s"
     assert main(
-        ["score", "--model", str(plain), "--films", damaged, "--batch_size", "3",
+        ["score", "--model", str(plain), "--films", damaged, "--batch-size", "3",
          "--unreadable", "list", "--out", str(out)]
     ) == 0  # fmt: skip
     assert "34 films, 2 cannot be read (unreadable.csv)" in capsys.readouterr().err
@@ -302,7 +302,7 @@ def test_a_long_run_that_a_film_stops_can_go_on(
     table[30]["path"] = str(tmp_path / "cut.png")
     out, log = tmp_path / "s", tmp_path / "log"
     films = ["--films", write_table(tmp_path / "t.csv", table)]
-    run = ["score", "--model", str(plain), *films, "--batch_size", "3", "--out", str(out)]
+    run = ["score", "--model", str(plain), *films, "--batch-size", "3", "--out", str(out)]
     assert "cut.png" in refused(*run)
     assert not (tmp_path / ".s.partial").exists()  # a short run leaves nothing
     monkeypatch.setattr(score, "KEEP", 0.0)
@@ -323,7 +323,7 @@ def test_a_film_that_changed_since_is_scored_again(
     own.write_bytes(Path(table[0]["path"]).read_bytes())
     table[0]["path"] = str(own)
     films = ["--films", write_table(tmp_path / "t.csv", table)]
-    run = ["score", "--model", str(plain), *films, "--batch_size", "3", "--maps", "false"]
+    run = ["score", "--model", str(plain), *films, "--batch-size", "3", "--no-maps"]
     log = tmp_path / "log"
     killed = dies_in(Journal, "append", calls=5)
     assert apart([*run, "--out", str(tmp_path / "s")], killed, log) == -signal.SIGKILL

@@ -112,8 +112,8 @@ def test_results_are_written_and_sent(
     command = ["score", str(film), "--model", str(model), "--gate", "off", "--out", str(scores)]
     assert main(command) == 0
     export = ["export", str(film), "--scores", str(scores), "--out", str(out), "--fhir",
-              "--patient_system", "urn:oid:1.2.3"]  # fmt: skip
-    assert main([*export, "--send_fhir", server.url]) == 0
+              "--patient-system", "urn:oid:1.2.3"]  # fmt: skip
+    assert main([*export, "--send-fhir", server.url]) == 0
     assert (out / "film.report.dcm").exists()
     bundle = json.loads((out / "film.fhir.json").read_text())
     assert server.received == [bundle]
@@ -125,7 +125,7 @@ def test_results_are_written_and_sent(
     assert "CANARY" not in (output.out + output.err).upper() and "1 results sent" in output.err
     server.fault = "422"
     export[export.index(str(out))] = str(tmp_path / "again")
-    assert main([*export, "--send_fhir", server.url]) == 2
+    assert main([*export, "--send-fhir", server.url]) == 2
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert "answered 422; 0 of 1 results were sent, the files are written" in error
     assert (tmp_path / "again" / "film.fhir.json").exists()
@@ -161,7 +161,7 @@ def test_a_fault_is_one_line(
     ("tags", "arguments", "error"),
     [
         ({"PatientID": None}, ["--fhir"], "has no patient id"),
-        ({}, ["--send_fhir", "nowhere"], "is no address of a FHIR server"),
+        ({}, ["--send-fhir", "nowhere"], "is no address of a FHIR server"),
     ],
 )
 def test_what_cannot_be_sent_is_not_written(

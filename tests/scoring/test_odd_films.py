@@ -36,7 +36,7 @@ def test_only_the_chest_film_gets_a_score(tmp_path: Path) -> None:
     with (tmp_path / "films.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image_id", "path"), *rows.items()])
     command = ["score", "--films", f"table:{tmp_path / 'films.csv'}", "--model", "adult"]
-    more = ["--unreadable", "list", "--missing_fields", "mask", "--maps", "false"]
+    more = ["--unreadable", "list", "--missing-fields", "mask", "--no-maps"]
     assert main([*command, *more, "--out", str(tmp_path / "s")]) == 0
     with (tmp_path / "s" / "scores.csv").open(newline="") as file:
         scored = {row["image_id"]: row for row in csv.DictReader(file)}

@@ -50,7 +50,7 @@ def test_a_killed_worker_changes_nothing(
     fit = ["fit", "thumbnail", "--films", FILMS, "--calibrate", "none", "--gate", "none"]
     assert main([*fit, "--threads", "1", "--out", str(model)]) == 0
     score = ["score", "--model", str(model), "--films", FILMS, "--split", "test", "--threads", "1"]
-    score += ["--batch_size", "2", "--out"]
+    score += ["--batch-size", "2", "--out"]
     assert main([*score, str(tmp_path / "here")]) == 0
     killed: list[int] = []
     own = Journal.append

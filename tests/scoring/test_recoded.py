@@ -43,7 +43,7 @@ def scores(files: dict[str, bytes], folder: Path, *options: str) -> dict[str, fl
         paths[name] = folder / f"form-{number}.dcm"
         paths[name].write_bytes(content)
     out = folder / "scores"
-    command = ["score", *map(str, paths.values()), "--maps", "false", "--out", str(out)]
+    command = ["score", *map(str, paths.values()), "--no-maps", "--out", str(out)]
     assert main([*command, *options]) == 0
     with (out / "scores.csv").open(newline="") as lines:
         by_id = {row["image_id"]: float(row["score"]) for row in csv.DictReader(lines)}

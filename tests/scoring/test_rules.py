@@ -31,7 +31,7 @@ def score(
 
 
 def test_another_rule_gives_scores_and_no_p_value(score: Callable[..., Any]) -> None:
-    plain, _ = score("--maps", "false")
+    plain, _ = score("--no-maps")
     rows, run = score("--rule", "noise-start")
     assert (run["rule"], run["network_calls"], run["config"]["start"]) == (
         "noise-start",
@@ -45,10 +45,10 @@ def test_another_rule_gives_scores_and_no_p_value(score: Callable[..., Any]) -> 
 
 
 def test_the_models_own_rule_keeps_its_p_value(score: Callable[..., Any]) -> None:
-    plain, _ = score("--maps", "false")
-    rows, run = score("--rule", "blind", "--steps", "10", "--maps", "false")
+    plain, _ = score("--no-maps")
+    rows, run = score("--rule", "blind", "--steps", "10", "--no-maps")
     assert rows == plain and run["uncalibrated"] == "" and run["steps"] == 10
-    rows, run = score("--steps", "20", "--maps", "false")
+    rows, run = score("--steps", "20", "--no-maps")
     assert run["config"]["respacing"] == "ddim20" and run["network_calls"] == 12
     assert all(row["p_value"] == "" for row in rows.values())
 
@@ -63,8 +63,8 @@ def test_inversion_has_no_pseudo_healthy_film(score: Callable[..., Any], tmp_pat
 def test_another_runtime_is_compared_before_it_gets_p_values(
     score: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, _ = score("--maps", "false")
-    rows, run = score("--runtime", "openvino", "--maps", "false")
+    plain, _ = score("--no-maps")
+    rows, run = score("--runtime", "openvino", "--no-maps")
     assert run["runtime"] == "openvino" and run["parity"]["holds"]
     assert run["parity"]["films"] == len(rows) and run["parity"]["spearman"] == pytest.approx(1)
     assert run["gflop"] > 0.01  # counted on torch
@@ -72,7 +72,7 @@ def test_another_runtime_is_compared_before_it_gets_p_values(
         assert row["p_value"] == plain[image_id]["p_value"]
         assert float(row["score"]) == pytest.approx(float(plain[image_id]["score"]), rel=5e-4)
     monkeypatch.setattr(runtime_parity, "LEAST", 1.1)
-    rows, run = score("--precision", "bfloat16", "--maps", "false")
+    rows, run = score("--precision", "bfloat16", "--no-maps")
     assert run["precision"] == "bfloat16" and not run["parity"]["holds"]
     assert all(row["p_value"] == "" for row in rows.values())
     assert "rank films differently" in run["uncalibrated"]

@@ -14,7 +14,7 @@ from nofinding.data.decoding.decode import VolumeFile
 from nofinding.data.image import fit_cube
 
 SMALL = [
-    "--method.dimensions", "3", "--method.image_size", "16", "--method.unet.train.steps", "3",
+    "--method.dimensions", "3", "--method.image-size", "16", "--method.unet.train.steps", "3",
     "--method.codec.train.steps", "3", "--gate", "auto", "--calibrate", "val",
 ]  # fmt: skip
 
@@ -88,7 +88,7 @@ def test_films_for_volumes_and_volumes_for_films_are_refused(
     line = refused("fit", "mean-grey", "--films", volumes, "--out", tmp_path / "b")
     assert "has 3 dimensions, not 2; the method as configured takes films" in line
     line = refused(
-        "score", "--model", model, "--films", volumes, "--gate_from", model, "--out", tmp_path / "c"
+        "score", "--model", model, "--films", volumes, "--gate-from", model, "--out", tmp_path / "c"
     )
     assert "the model scores volumes, gates judge films" in line
     scores = tmp_path / "scores.csv"

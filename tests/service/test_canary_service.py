@@ -58,7 +58,7 @@ def c_store(port: int, film: Path) -> int:
 def test_what_the_service_says_and_writes(canaries: Canaries, tmp_path: Path) -> None:
     model = small_model(tmp_path / "model")
     home, port = tmp_path / "home", free_port()
-    remaining = ["--home", str(home), "--keep_free", "0", "--threads", "1", "--wait", "0"]
+    remaining = ["--home", str(home), "--keep-free", "0", "--threads", "1", "--wait", "0"]
     films = [canaries.film, canaries.turned]
     more = ["--port", str(port), "--accept", "SCANNER", "--record", str(canaries.record)]
     more += ["--stow", "http://127.0.0.1:1/nobody", "--model", str(model)]

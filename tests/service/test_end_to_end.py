@@ -40,7 +40,7 @@ def listening(home: Path, *more: str) -> Iterator[tuple[int, "subprocess.Popen[s
     command = ["listen", "--home", str(home), "--port", str(port), "--accept", "SCANNER", "ORTHANC"]
     begin = [sys.executable, "-c", "from nofinding.cli import main; raise SystemExit(main())"]
     process = subprocess.Popen(
-        [*begin, *command, "--keep_free", "0", "--threads", "1", *more],
+        [*begin, *command, "--keep-free", "0", "--threads", "1", *more],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -80,7 +80,7 @@ def test_films_sent_by_a_scanner_are_scored_with_the_record_and_stored_in_the_ar
     films = [phantom, REAL] if REAL.exists() else [phantom]
     home = tmp_path / "home"
     with Orthanc(tmp_path) as archive, FhirServer([*RECORD]) as record:
-        more = ["--record", record.url, "--send_fhir", record.url, "--zone", "UTC"]
+        more = ["--record", record.url, "--send-fhir", record.url, "--zone", "UTC"]
         with listening(home, "--stow", archive.dicomweb, *more) as (port, process):
             storescu(port, *films)
             until(lambda: len(archive.instances()) == 3 * len(films))
@@ -129,7 +129,7 @@ def test_films_sent_by_a_scanner_are_scored_with_the_record_and_stored_in_the_ar
 def test_a_killed_service_has_lost_nothing_that_it_said_it_had(tmp_path: Path) -> None:
     model = small_model(tmp_path / "model")
     films = [dicom_film(tmp_path / "films", number) for number in range(6)]
-    home, more = tmp_path / "home", ("--model", str(model), "--wait", "0", "--batch_size", "1")
+    home, more = tmp_path / "home", ("--model", str(model), "--wait", "0", "--batch-size", "1")
     with listening(home, *more) as (port, process):
         storescu(port, *films[:3])
         os.kill(process.pid, signal.SIGKILL)
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--stow", "ftp://archive"], "--stow"),
         (["--record", "nowhere"], "--record nowhere"),
         (["--zone", "Nowhere", "--record", "http://127.0.0.1:1"], "--zone Nowhere"),
-        (["--send_fhir", "nowhere"], "nowhere"),
+        (["--send-fhir", "nowhere"], "nowhere"),
         (["--model", str(tmp_path)], "holds no model.json"),
     ):
         assert main([*home, *more]) == 2

@@ -37,7 +37,7 @@ def served(
     """The process, and where it serves."""
     command = [
         *(sys.executable, "-c", PROGRAM, "serve", "--home", str(home), "--model", str(model)),
-        *("--port", "0", "--keep_free", "0", "--threads", "1", "--accelerator", "cpu", *options),
+        *("--port", "0", "--keep-free", "0", "--threads", "1", "--accelerator", "cpu", *options),
     ]
     errors = home.parent / f"{home.name}.err"
     with errors.open("wb") as stream:
@@ -82,7 +82,7 @@ def test_what_was_accepted_survives_a_kill_and_a_stop_under_load(
 ) -> None:
     films = [dicom_film(tmp_path / "films", number).read_bytes() for number in range(12)]
     place, accepted = tmp_path / "home", []
-    with served(place, model, "--limit", "2", "--batch_size", "2") as (process, url):
+    with served(place, model, "--limit", "2", "--batch-size", "2") as (process, url):
         wait_until(lambda: is_ready(url))
         for film in films[:8]:
             answer = httpx.post(f"{url}/v1/films", files={"film": ("f", film)})
@@ -92,7 +92,7 @@ def test_what_was_accepted_survives_a_kill_and_a_stop_under_load(
         process.wait()
         assert offspring
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in offspring), 20)
-    with served(place, model, "--limit", "20", "--batch_size", "2") as (process, url):
+    with served(place, model, "--limit", "20", "--batch-size", "2") as (process, url):
         wait_until(lambda: is_ready(url))
         again = httpx.post(f"{url}/v1/films", files={"film": ("f", films[0])})
         assert again.status_code == 200 and again.json()["job"] == accepted[0]
@@ -169,13 +169,13 @@ def test_tokens_that_keep_nobody_out(
         assert "20 or more printable ASCII" in refused("--host", "0.0.0.0")
     monkeypatch.delenv("NOFINDING_TOKEN")
     file = tmp_path / "token"
-    assert "No such file" in refused("--token_file", str(file))
+    assert "No such file" in refused("--token-file", str(file))
     file.write_text("")
     file.chmod(0o600)
-    assert "20 or more" in refused("--token_file", str(file))
+    assert "20 or more" in refused("--token-file", str(file))
     file.write_text(TOKEN)
     file.chmod(0o644)
-    assert "chmod 600" in refused("--token_file", str(file))
+    assert "chmod 600" in refused("--token-file", str(file))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_tokens_that_keep_nobody_out(
         (("--port", "70000"), "--port 70000: give 0 to 65535"),
         (("--largest", "0"), "--largest 0: give 1 to 4096"),
         (("--workers", "65"), "--workers 65"),
-        (("--tls_key", "k"), "give both or neither"),
-        (("--tls_key", "k", "--tls_certificate", "c"), "No such file"),
+        (("--tls-key", "k"), "give both or neither"),
+        (("--tls-key", "k", "--tls-certificate", "c"), "No such file"),
         (("--model", "nowhere"), "holds no model.json"),
         (("--zone", "Mars"), "no time zone has this name"),
         (("--host", "256.0.0.1"), "without a token"),

@@ -19,7 +19,7 @@ PHANTOM = "phantom:train=12,val=8,test=0,abnormal=0,size=64"
 
 def small_model(folder: Path, method: str = "ae") -> Path:
     """A model that has learned next to nothing, for films of 64 pixels. `diff3m` uses a record."""
-    more = ["--method.base_steps", "2"] if method == "diff3m" else []
+    more = ["--method.base-steps", "2"] if method == "diff3m" else []
     fit = ["fit", method, "--films", PHANTOM, "--preset", "tiny", "--out", str(folder)]
     assert main([*fit, "--method.train.steps", "2", *more]) == 0
     return folder

@@ -96,7 +96,7 @@ def filled(folder: Path, more: int = 0) -> tuple[Home, dict[str, str]]:
 def server(home: Path, *more: str, **environment: str) -> Iterator[str]:
     """A real one on a free port; gives its address, and ends it."""
     command = [sys.executable, "-c", RUN, "serve", "--home", str(home), "--port", "0",
-               "--keep_free", "0", "--threads", "1", "--wait", "0", *more]  # fmt: skip
+               "--keep-free", "0", "--threads", "1", "--wait", "0", *more]  # fmt: skip
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | environment
     )

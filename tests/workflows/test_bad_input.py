@@ -111,7 +111,7 @@ def test_table_lacks_a_field_of_the_model(
     less = [c for c in COLUMNS if c != "bmi"]
     films = write_table(tmp_path / "t.csv", absolute(rows, cohort), less)
     line = refused("score", "--model", model, "--films", films, "--out", tmp_path / "s")
-    assert "bmi" in line and "--missing_fields mask" in line
+    assert "bmi" in line and "--missing-fields mask" in line
     assert not (tmp_path / "s").exists()
 
 
@@ -125,11 +125,11 @@ def test_field_means_something_else_than_in_the_model(
     one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
     one.write_text('smoker: {kind: categorical, categories: ["no", "yes"]}\n')
     other.write_text('smoker: {kind: categorical, categories: ["yes", "no"]}\n')
-    run = [*fit(films, tmp_path / "m"), "--fields_file", one]
+    run = [*fit(films, tmp_path / "m"), "--fields-file", one]
     assert main([str(a) for a in run]) == 0
     line = refused(
         "score", "--model", tmp_path / "m", "--films", films, "--out", tmp_path / "s",
-        "--fields_file", other,
+        "--fields-file", other,
     )  # fmt: skip
     assert "smoker" in line
 
@@ -165,7 +165,7 @@ def test_folder_is_taken(cohort: Path, model: Path, tmp_path: Path, refused: Ref
     [
         (["fry"], "no such command"),
         (["fit", "diffusion"], "not a method"),
-        (["fit", "--preset", "tiny", "diff3m"], "name the method first"),
+        (["fit", "--preset", "tiny", "diff3m"], "--films, --out"),
         (["fit", "diff3m", "--preset", "huge"], "small"),
         (["fit", "diff3m", "--films", "phantom:", "--out", "x", "--method.width", "w"], "width"),
         (["fit", "diff3m", "--films", "phantom:", "--out", "x", "--method.heads", "3"], "heads"),

@@ -89,5 +89,5 @@ def test_less_than_once_is_refused(
     specs: list[str], tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     line = refused("fit", "thumbnail", "--films", *specs, "--balance", 0, "--out", tmp_path / "m")
-    assert "--balance 0: give 1 (no repetition) or more" in line
+    assert "--balance 0: give 1 or more" in line
     assert not (tmp_path / "m").exists()

@@ -107,7 +107,7 @@ def test_the_score_is_that_of_the_original(films: Copy, key: Path, tmp_path: Pat
         ("after", [str(out / row["file"]) for row in rows(out)]),
     ):
         scored = ["score", *files, "--model", model, "--gate", "off", "--out", str(tmp_path / name)]
-        assert main([*scored, "--maps", "false"]) == 0
+        assert main([*scored, "--no-maps"]) == 0
         with (tmp_path / name / "scores.csv").open(newline="") as lines:
             entries = {row["image_id"]: row for row in csv.DictReader(lines)}
             scores.append([{**entries[Path(f).stem], "image_id": ""} for f in files])
@@ -121,7 +121,7 @@ def errors_of(path: Path) -> set[str]:
     return {line for line in said.stderr.splitlines() if line.startswith("Error")}
 
 
-@pytest.mark.parametrize("options", [[], ["--dates"], ["--characteristics", "false"]])
+@pytest.mark.parametrize("options", [[], ["--dates"], ["--no-characteristics"]])
 def test_the_standard_is_kept_as_well_as_before(
     options: list[str], films: Copy, key: Path, tmp_path: Path
 ) -> None:

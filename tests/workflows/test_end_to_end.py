@@ -80,7 +80,7 @@ def test_no_score_depends_on_batch_or_order(
     films = write_table(tmp_path / "reversed.csv", shuffled)
     run(
         "score", "--model", model, "--films", films, "--split", "test",
-        "--batch_size", batch_size, "--maps", "false", "--out", tmp_path / "s",
+        "--batch-size", batch_size, "--no-maps", "--out", tmp_path / "s",
     )  # fmt: skip
     before, after = scores_in(scored), scores_in(tmp_path / "s")
     assert list(before) == list(after)
@@ -106,7 +106,7 @@ def test_films_trained_on_are_flagged_and_never_evaluated(
     cohort: Path, model: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     films = f"table:{cohort / 'films.csv'}"
-    run("score", "--model", model, "--films", films, "--maps", "false", "--out", tmp_path / "s")
+    run("score", "--model", model, "--films", films, "--no-maps", "--out", tmp_path / "s")
     scores = scores_in(tmp_path / "s")
     assert sum("trained on it" in row["flags"] for row in scores.values()) == 16
     assert sum("calibrates" in row["flags"] for row in scores.values()) == 8
@@ -194,7 +194,7 @@ def test_calibration_can_come_from_training_patients(cohort: Path, tmp_path: Pat
 @pytest.mark.skipif(not any(GOLDEN.glob("*.weights.*")), reason=f"no golden numbers in {GOLDEN}")
 def test_published_checkpoint_scores_films(cohort: Path, tmp_path: Path) -> None:
     weights = sorted(GOLDEN.glob("*.weights.safetensors"))[0]
-    run("import-official", weights, "--out", tmp_path / "m", "--noise_level", 3)
+    run("import-official", weights, "--out", tmp_path / "m", "--noise-level", 3)
     assert load(tmp_path / "m" / "model")[1]["config"]["variant"] == "program"
     films = f"table:{cohort / 'films.csv'}"
     run("score", "--model", tmp_path / "m", "--films", films, "--split", "test",

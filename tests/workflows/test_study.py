@@ -169,7 +169,7 @@ def test_what_is_no_frontal_film_of_the_chest_is_listed(
     archive.put(film(copy, 3, PatientOrientation=["P", "F"], ViewPosition=None))
     archive.put(film(copy, 4, BodyPartExamined=None, PatientOrientation=None, ViewPosition=None))
     capsys.readouterr()
-    assert run("--store", "false") == 0
+    assert run("--no-store") == 0
     (about,) = (tmp_path / "out").glob("study-*/study.json")
     rows = json.loads(about.read_text())["rows"]
     flags = sorted(row["flags"] for row in rows if not row["score"])
@@ -332,7 +332,7 @@ def test_two_runs_do_not_work_in_one_folder(
         (("--date", "20240101", "--ehr", "age=6"), "--ehr is of one patient"),
         (("--study", "1.2.3", "--most", "0"), "--most 0"),
         (("--study", "1.2.3", "--peer", "x"), "--peer 'x': write TITLE@host:port"),
-        (("--study", "1.2.3", "--peer", "A@b:1", "--store", "false"), "--peer goes with"),
+        (("--study", "1.2.3", "--peer", "A@b:1", "--no-store"), "--peer goes with"),
         (("--study", "1.2.3", "--peer", "A@b:1", "--title", "x" * 17), "--title"),
         (("--study", "1.2.3", "--model", "nowhere"), "--model nowhere"),
         (("--study", "1.2.3"), "does not answer"),

@@ -115,17 +115,6 @@ def deviations(recipe: Recipe | None, share: Share) -> tuple[str, ...]:
 def _check(options: BenchOptions) -> None:
     if options.out.is_file():
         raise UserError(f"--out {options.out}: is a file; give a folder")
-    limits = {"seeds": (1, 1000), "jobs": (1, 256), "most": (0, 10**9), "bootstrap": (0, 10**6)}
-    for name, (low, high) in limits.items():
-        value = getattr(options, name)
-        if not low <= value <= high:
-            raise UserError(f"--{name} {value}: give {low} to {high}")
-    if not 0 <= options.pool < 1:
-        raise UserError(f"--pool {options.pool:g}: give 0 or more and less than 1")
-    if options.minutes < 0:
-        raise UserError(f"--minutes {options.minutes:g}: give 0 (no limit) or more")
-    if options.threads < 0:
-        raise UserError(f"--threads {options.threads}: give 1 or more, or 0 for all")
 
 
 def selected_methods(methods: str, preset: str) -> list[tuple[str, str]]:

@@ -1,5 +1,10 @@
-"""The command line, a file a group of commands."""
+"""The command line: each command is a dataclass of options and one use case.
 
-from nofinding.cli.main import COMMANDS, completed, main, parser_of
+`nofinding COMMAND --help` is made from the docstrings under the dataclasses' fields.
+"""
+
+from nofinding.cli.commands import COMMANDS, parser_of
+from nofinding.cli.entry import main
+from nofinding.cli.method_name import completed
 
 __all__ = ["COMMANDS", "completed", "main", "parser_of"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from nofinding.gate import (
 from nofinding.methods.base.protocol import dimensions_of
 from nofinding.model.bundle import Model
 from nofinding.progress import say, tracked
+from nofinding.ranges import Range, require_ranges
 from nofinding.storage import checkpoint
 from nofinding.types import Exam
 
@@ -58,10 +59,13 @@ class FitGateOptions:
     """Folder for gate.safetensors and gate.json; it must not hold them yet."""
     seed: int = 0
     """Of the choice of films."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads; 0: all."""
     cache: Path | None = None
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, typed=True)
 
 
 def fit_gate_alone(options: FitGateOptions) -> Gate:
@@ -171,7 +175,7 @@ class Gatekeeper:
         if dimensions_of(model.detector) != 2:
             self.why_none = "no input gate: it looks at films, and these are volumes"
             if other is not None:
-                raise UserError(f"--gate_from {other}: the model scores volumes, gates judge films")
+                raise UserError(f"--gate-from {other}: the model scores volumes, gates judge films")
             say(self.why_none)
             return
         metadata = model.meta.get("gate") or {}
@@ -181,7 +185,7 @@ class Gatekeeper:
             if self.sha256 != metadata["sha256"]:
                 raise UserError(f"--model {folder}: gate.json is not the gate of this model")
         if other is not None:
-            self.gate, self.sha256 = _load(other, "--gate_from")
+            self.gate, self.sha256 = _load(other, "--gate-from")
 
     @property
     def looks(self) -> bool:

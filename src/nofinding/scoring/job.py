@@ -132,8 +132,6 @@ class ScoringJob:
 
 def prepare(files: Sequence[str], options: ScoreOptions) -> ScoringJob:
     """Loads the model and looks at every record. Raises UserError for any fault in the input."""
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size {options.batch_size}: give 1 or more")
     if bool(files) == bool(options.films):
         raise UserError("name either films with --films SOURCE:PATH or single FILEs")
     require_fits(files, options)
@@ -219,7 +217,7 @@ def _fields(options: ScoreOptions, model: Model) -> dict[str, EhrField]:
         if (given.kind, given.unit, given.categories) != (own.kind, own.unit, own.categories):
             raise UserError(
                 f"field {own.name}: the model was fitted with {own.unit or own.categories}, "
-                f"--fields_file says {given.unit or given.categories}"
+                f"--fields-file says {given.unit or given.categories}"
             )
     return fields
 
@@ -233,7 +231,7 @@ def _films(options: ScoreOptions, model: Model, given: Given) -> tuple[Selection
     if absent and options.missing_fields == "refuse":
         raise UserError(
             f"{cohort.name}: has no column {', '.join(absent)}, with which the model was fitted; "
-            "add it (cells may be empty) or give --missing_fields mask"
+            "add it (cells may be empty) or give --missing-fields mask"
         )
     films = Selection(cohort.exams, options.split)
     if not len(films):

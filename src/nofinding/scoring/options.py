@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from nofinding.model.calibration import Calibration
 from nofinding.model.input_gate import GateMode
 from nofinding.model.pretrained import AUTO
+from nofinding.ranges import Range, require_ranges
 from nofinding.scoring.batch_scorer import Unreadable
 
 __all__ = ["ScoreOptions"]
@@ -28,7 +29,7 @@ class ScoreOptions:
     record: str | None = None
     """For single DICOM FILEs: a FHIR server's base address, or a folder of FHIR files (fhir:URL,
     fhir:FOLDER), which fills in what neither --ehr nor the header says (docs/clinical.md)."""
-    window: int = 90
+    window: Annotated[int, Range(0, 3650)] = 90
     """A value of --record counts if it was taken at most this many days before the study."""
     zone: str | None = None
     """Time zone of the films' clocks, Europe/Berlin for example; default: this machine's."""
@@ -38,7 +39,7 @@ class ScoreOptions:
     """Only this part of the source."""
     seed: int = 0
     """Of the noise, drawn for each film by itself."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1)] = 16
     """Films at once; changes speed, never a score."""
     maps: bool = True
     """Write maps and pseudo-healthy films."""
@@ -61,7 +62,7 @@ class ScoreOptions:
     """Where batches are scored. ray: on a Ray cluster, needs the extra nofinding[ray]."""
     address: str | None = None
     """Of the Ray cluster; default: the one that this machine belongs to, else a new one on it."""
-    workers: int = 0
+    workers: Annotated[int, Range(0)] = 0
     """Processes on the Ray cluster, each with a copy of the model; 0: one a core, or a GPU."""
     overwrite: bool = False
     """Replace the scores in the folder, if there are some, and drop unfinished ones."""
@@ -70,7 +71,7 @@ class ScoreOptions:
     rule: str | None = None
     """Detection rule of the method, from the same weights; default: the model's own. Another one
     than the model was calibrated with gives no p-value."""
-    steps: int = 0
+    steps: Annotated[int, Range(0)] = 0
     """Kept levels of the diffusion, the noise level keeping its share; 0: the model's own."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the networks; everything else stays float32."""
@@ -78,7 +79,10 @@ class ScoreOptions:
     """What runs the networks. openvino: CPU only, needs the extra nofinding[openvino]."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads; 0: all."""
     cache: Path | None = None
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, typed=True)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from nofinding.errors import UserError
 from nofinding.model.pretrained import AUTO
+from nofinding.ranges import Range, require_ranges
 
 __all__ = ["ServeOptions", "ServiceOptions"]
 
@@ -19,25 +19,25 @@ class ServiceOptions:
     Only its owner may look into it."""
     model: str = AUTO
     """Folder of a fitted model, or adult or paediatric; auto: by the patient's age, as in score."""
-    workers: int = 1
+    workers: Annotated[int, Range(0, 64)] = 1
     """Processes that score films, each with a copy of the model; 0: films only come in here, and
     another command on the same home scores them."""
-    batch_size: int = 8
+    batch_size: Annotated[int, Range(1, 256)] = 8
     """Films that a worker scores at once; changes speed, never a score."""
-    wait: float = 0.1
+    wait: Annotated[float, Range(0, 60)] = 0.1
     """Seconds that a film waits at most for others to be scored with."""
-    limit: float = 120.0
+    limit: Annotated[float, Range(1, 3600)] = 120.0
     """Seconds that a batch may take; a worker that takes longer is killed, and tried once more."""
-    capacity: int = 1000
+    capacity: Annotated[int, Range(1, 10_000_000)] = 1000
     """Films that may wait; further ones are turned away, to come again later."""
-    keep_free: float = 1.0
+    keep_free: Annotated[float, Range(0, 1e6)] = 1.0
     """GiB of the disk that are left alone: with less, films are turned away."""
-    keep_days: float = 0.0
+    keep_days: Annotated[float, Range(0, 36_500)] = 0.0
     """Delete films and results this many days after they were scored; 0: keep them."""
     record: str | None = None
     """Base address of a FHIR server that is asked for the patients' records, http(s)://...; its
     token is in the environment variable NOFINDING_FHIR_TOKEN."""
-    window: int = 90
+    window: Annotated[int, Range(0, 3650)] = 90
     """Days before the film within which a value of the record counts."""
     patient_system: str | None = None
     """The FHIR identifier system of the films' patient ids; default: any."""
@@ -62,18 +62,11 @@ class ServiceOptions:
     """YAML file with further record fields, as in fit."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
-    threads: int = 0
+    threads: Annotated[int, Range(0, 1024)] = 0
     """CPU threads of a worker; 0: all cores, shared among the workers."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("workers", 0, 64), ("batch_size", 1, 256), ("wait", 0, 60), ("limit", 1, 3600),
-            ("capacity", 1, 10_000_000), ("keep_free", 0, 1e6), ("threads", 0, 1024),
-            ("keep_days", 0, 36_500),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"--{name} {value:g}: give {low} to {high:g}")
+        require_ranges(self, typed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +75,7 @@ class ServeOptions(ServiceOptions):
 
     host: str = "127.0.0.1"
     """The address it listens at; any but this machine's own takes a token."""
-    port: int = 8000
+    port: Annotated[int, Range(0, 65535)] = 8000
     """Where it listens."""
     token_file: Path | None = None
     """File with the token that callers must show, 20 characters or more, readable by its owner
@@ -91,23 +84,16 @@ class ServeOptions(ServiceOptions):
     """PEM file of a certificate chain: HTTPS instead of HTTP."""
     tls_key: Path | None = None
     """PEM file of its private key."""
-    largest: int = 256
+    largest: Annotated[int, Range(1, 4096)] = 256
     """MiB that a film may have."""
-    batch_films: int = 100
+    batch_films: Annotated[int, Range(1, 10_000)] = 100
     """Films of one batch."""
-    upload_seconds: float = 300.0
+    upload_seconds: Annotated[float, Range(1, 86_400)] = 300.0
     """Seconds that a body may take; one that is silent for 20 is cut off, too."""
-    connections: int = 512
+    connections: Annotated[int, Range(1, 100_000)] = 512
     """Connections at a time; further ones are closed at once."""
 
     def __post_init__(self) -> None:
         ServiceOptions.__post_init__(self)
-        for name, low, high in (
-            ("port", 0, 65535), ("largest", 1, 4096), ("batch_films", 1, 10_000),
-            ("upload_seconds", 1, 86400), ("connections", 1, 100_000),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"--{name} {value:g}: give {low} to {high:g}")
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise UserError("--tls_certificate and --tls_key: give both or neither")
+            raise UserError("--tls-certificate and --tls-key: give both or neither")

@@ -43,7 +43,7 @@ def token_of(options: ServeOptions) -> str | None:
 
     token, source = os.environ.get(TOKEN), TOKEN
     if options.token_file is not None:
-        source = f"--token_file {options.token_file}"
+        source = f"--token-file {options.token_file}"
         try:
             mode = options.token_file.stat().st_mode
             token = options.token_file.read_text(encoding="ascii").strip()
@@ -57,7 +57,7 @@ def token_of(options: ServeOptions) -> str | None:
         if not is_loopback(options.host):
             raise UserError(
                 f"--host {options.host}: without a token only this machine may be served; set "
-                f"{TOKEN} or give --token_file"
+                f"{TOKEN} or give --token-file"
             )
         return None
     if not token or len(token) < SHORTEST or not token.isascii() or not token.isprintable():

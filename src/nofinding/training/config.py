@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from torch import Generator, Tensor, nn
 
 from nofinding.errors import UserError
+from nofinding.ranges import Range, require_ranges
 from nofinding.types import Batch
 
 __all__ = ["Loss", "TrainConfig", "Trained", "TrainingRun"]
@@ -24,47 +25,38 @@ the same step draws the same numbers in any process and any micro-batch.
 class TrainConfig:
     """How long, how fast and in which portions a network is trained."""
 
-    steps: int = 1000
+    steps: Annotated[int, Range(1)] = 1000
     """Updates of the weights."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1)] = 16
     """Films in one forward pass of one process."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range(1)] = 1
     """Forward passes that share one update: less memory, the same result."""
-    lr: float = 1e-4
+    lr: Annotated[float, Range(above=0)] = 1e-4
     """Learning rate of AdamW, after the warm-up."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(0)] = 0.0
     """Decoupled weight decay of AdamW (Loshchilov and Hutter 2019)."""
-    warmup: int = 100
+    warmup: Annotated[int, Range(0)] = 100
     """Updates over which the learning rate rises linearly."""
-    ema: float = 0.9999
+    ema: Annotated[float, Range(0, below=1)] = 0.9999
     """Decay of the averaged weights, the ones that are kept. Update n uses min(ema, (1+n)/(10+n)),
     so that a short run is not held back by its first weights."""
-    clip: float = 1.0
+    clip: Annotated[float, Range(above=0)] = 1.0
     """Largest norm of the gradient over all weights."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """auto: bfloat16 autocast where the hardware multiplies bfloat16, else 32 bit."""
-    checkpoint_every: int = 200
+    checkpoint_every: Annotated[int, Range(1)] = 200
     """Updates between two checkpoints; there is always one at the end."""
-    keep: int = 2
+    keep: Annotated[int, Range(1)] = 2
     """Newest checkpoints that are kept."""
-    log_every: int = 10
+    log_every: Annotated[int, Range(1)] = 10
     """Updates between two rows of log.csv."""
-    sample_every: int = 0
+    sample_every: Annotated[int, Range(0)] = 0
     """Updates between two sets of sample pictures; 0: none."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every"):
-            self._require(name, "1 or more", getattr(self, name) >= 1)
-        for name in ("warmup", "weight_decay", "sample_every"):
-            self._require(name, "0 or more", getattr(self, name) >= 0)
-        for name in ("lr", "clip"):
-            self._require(name, "above 0", getattr(self, name) > 0)
-        self._require("ema", "at least 0 and below 1", 0 <= self.ema < 1)
-        self._require("precision", "auto, 32 or bf16", self.precision in ("auto", "32", "bf16"))
-
-    def _require(self, name: str, allowed: str, holds: bool) -> None:
-        if not holds:
-            raise UserError(f"{name}: {getattr(self, name)} is not allowed; give {allowed}")
+        require_ranges(self)
+        if self.precision not in ("auto", "32", "bf16"):
+            raise UserError(f"precision {self.precision}: give auto, 32 or bf16")
 
 
 @dataclass(frozen=True, kw_only=True)

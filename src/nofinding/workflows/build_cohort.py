@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated
 
 from nofinding.datasets import SOURCES
 from nofinding.datasets.build.choices import Choices
@@ -22,6 +23,7 @@ from nofinding.errors import UserError
 from nofinding.evaluation.report.cohort import cohort_html
 from nofinding.evaluation.report.flow import counted, flow_figure
 from nofinding.progress import say, tracked
+from nofinding.ranges import Range
 from nofinding.recipes import Recipe, recipe_of
 from nofinding.storage.atomic import move_into_place, write_atomic
 from nofinding.storage.file_names import printed
@@ -42,7 +44,7 @@ class CohortOptions(Choices):
     otherwise than published is printed."""
     fields_file: Path | None = None
     """YAML file with further record fields (docs/adding.md)."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads for the tables; 0: all there are."""
     overwrite: bool = False
     """Replace the cohort that is in --out."""
@@ -117,8 +119,12 @@ def _command(spec: str, options: CohortOptions) -> str:
         value = getattr(options, f.name)
         if f.name in ("out", "overwrite", "threads") or value == f.default or value in (None, ()):
             continue
+        name = f.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+            continue
         parts = value if isinstance(value, tuple) else (value,)
-        words += [f"--{f.name}", *(str(part) for part in parts)]
+        words += [f"--{name}", *(str(part) for part in parts)]
     return shlex.join(words)
 
 

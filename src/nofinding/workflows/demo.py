@@ -3,10 +3,12 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from nofinding.errors import UserError
 from nofinding.methods import METHODS
 from nofinding.progress import say
+from nofinding.ranges import Range, require_ranges
 from nofinding.workflows.evaluate import EvaluateOptions, evaluate
 from nofinding.workflows.fit import FitOptions, fit
 from nofinding.workflows.score import ScoreOptions, score
@@ -30,8 +32,11 @@ class DemoOptions:
     """Named set of the method's options."""
     seed: int = 0
     """Of everything random."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads; 0: all."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, typed=True)
 
 
 def demo(options: DemoOptions) -> Path:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from nofinding.data.decoding.decode import VolumeFile
 from nofinding.data.split import normals
@@ -10,6 +10,7 @@ from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
 from nofinding.evaluation.assess import evaluate as assess
 from nofinding.progress import say
+from nofinding.ranges import Range, require_ranges
 from nofinding.runtime import use_threads
 
 __all__ = ["EvaluateOptions", "evaluate"]
@@ -29,23 +30,24 @@ class EvaluateOptions:
     """A second scores.csv of the same films, for a paired test."""
     baselines: Literal["all", "none"] = "all"
     """The baselines that any method must beat: all, or none."""
-    bootstrap: int = 2000
+    bootstrap: Annotated[int, Range(100)] = 2000
     """Draws of patients for the intervals."""
     seed: int = 0
     """Of those draws and of the baselines."""
     fields_file: Path | None = None
     """YAML file with further record fields, as in fit."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads; 0: all."""
     cache: Path | None = None
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, typed=True)
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Writes report.html and metrics.json; gives what the latter holds. Raises UserError."""
     use_threads(options.threads)
-    if options.bootstrap < 100:
-        raise UserError(f"--bootstrap {options.bootstrap}: give 100 or more")
     if not options.scores.is_file():
         raise UserError(f"--scores {options.scores}: no such file")
     fields = known_fields(options.fields_file)

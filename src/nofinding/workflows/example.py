@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from nofinding.datasets.examples import EXAMPLES, Copy
 from nofinding.errors import UserError
+from nofinding.ranges import Range, require_ranges
 from nofinding.storage.atomic import whole_or_not
 
 __all__ = ["ExampleOptions", "write_example"]
@@ -16,12 +18,15 @@ class ExampleOptions:
 
     out: Path
     """Folder to write into; it must be empty, or not be there."""
-    patients: int = 24
+    patients: Annotated[int, Range(8, 10_000)] = 24
     """How many patients."""
     seed: int = 0
     """Another seed gives other patients."""
-    size: int = 128
+    size: Annotated[int, Range(64, 2048)] = 128
     """Pixels along a side of the films."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, typed=True)
 
 
 def write_example(source: str, options: ExampleOptions) -> Path:

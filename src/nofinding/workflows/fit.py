@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from nofinding.model.bundle import Model, load_model, save_model
 from nofinding.model.calibration import stored_calibration
 from nofinding.model.input_gate import save_model_gate
 from nofinding.progress import is_first_process, say, tracked
+from nofinding.ranges import Range, require_ranges
 from nofinding.runtime import before_fit, to_device, use_threads
 from nofinding.training import TrainingRun
 from nofinding.training.state import what_differs
@@ -69,7 +70,7 @@ class FitOptions:
     """Record fields to use; default: every field recorded for some training film."""
     fields_file: Path | None = None
     """YAML file with further record fields (docs/adding.md)."""
-    balance: int = 1
+    balance: Annotated[int, Range(1)] = 1
     """Repeat the films of small sources, this often at most, so that a large one does not drown
     them."""
     aspect: Aspect = "pad"
@@ -80,12 +81,15 @@ class FitOptions:
     """Fit an input gate (docs/gate.md): auto does, from 50 training normals on."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
-    devices: int = 1
+    devices: Annotated[int, Range(1)] = 1
     """Processes, one a device; more than 1 needs torchrun."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads; 0: all."""
     cache: Path | None = None
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, typed=True)
 
 
 def fit(
@@ -98,8 +102,6 @@ def fit(
     training starts.
     """
     use_threads(options.threads)
-    if options.balance < 1:
-        raise UserError(f"--balance {options.balance}: give 1 (no repetition) or more")
     if (options.out / "model.json").exists():
         if options.resume:
             return _finished(method, config, options)

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from nofinding.errors import UserError
 from nofinding.model.calibration import Calibration
 from nofinding.model.input_gate import GateMode
 from nofinding.model.pretrained import AUTO
+from nofinding.ranges import Range, require_ranges
 
 __all__ = ["StudyOptions"]
 
@@ -54,21 +55,20 @@ class StudyOptions:
     made on first use."""
     keep_films: bool = False
     """Keep the fetched films in the study's folder; else they are removed once they are scored."""
-    most: int = 32
+    most: Annotated[int, Range(1)] = 32
     """A study with more CR and DX films is not scored."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads; 0: all."""
 
     def __post_init__(self) -> None:
+        require_ranges(self, typed=True)
         if self.study is not None and (self.date is not None or self.patient is not None):
             raise UserError("--study names one study: leave --date and --patient out")
         if self.study is None and self.date is None and self.patient is None:
             raise UserError("name a study by --study, or studies by --date or --patient")
         if self.ehr and self.study is None and self.patient is None:
             raise UserError("--ehr is of one patient: give --study or --patient")
-        if self.most < 1:
-            raise UserError(f"--most {self.most}: give 1 or more")
         if self.peer is not None and not self.store:
-            raise UserError("--peer goes with --store true")
+            raise UserError("--peer goes with --store")

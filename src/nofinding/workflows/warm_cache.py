@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from nofinding.data.cache.film_cache import FilmCache, Once
 from nofinding.data.decoding.decode import UnreadableError, VolumeFile
@@ -15,6 +15,7 @@ from nofinding.data.image import Aspect, OtherDimensionsError
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
 from nofinding.progress import say, tracked
+from nofinding.ranges import Range, require_ranges
 from nofinding.scoring.selection import Selection
 
 __all__ = ["CacheOptions", "Cached", "cache_films"]
@@ -28,18 +29,21 @@ class CacheOptions:
 
     films: list[str]
     """Films, SOURCE:PATH, one or more."""
-    size: list[int] = field(default_factory=lambda: [224])
+    size: Annotated[list[int], Range(1, 4096)] = field(default_factory=lambda: [224])
     """Pixels a side, one or more: those of the model, and 112 for its input gate."""
     aspect: Aspect = "pad"
     """pad: in proportion, with black beside it; squash: to a square."""
     split: Literal["train", "val", "test"] | None = None
     """Only this part of the source."""
-    workers: int = 0
+    workers: Annotated[int, Range(0)] = 0
     """Processes; 0: one a core."""
     unreadable: Literal["stop", "list"] = "stop"
     """What to do where a film cannot be read: stop; or go on, and name it at the end."""
     cache: Path | None = None
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, typed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +61,6 @@ def cache_films(options: CacheOptions) -> Cached:
 
     Raises UserError for a fault in the input; films that were prepared before it are kept.
     """
-    for size in options.size:
-        if not 1 <= size <= 4096:
-            raise UserError(f"--size {size}: give 1 to 4096 pixels")
-    if options.workers < 0:
-        raise UserError(f"--workers {options.workers}: give 1 or more, or 0 for one a core")
     cohort = Cohort(options.films, known_fields(None), look=options.unreadable == "stop")
     films = Selection(cohort.exams, options.split)
     if not len(films):

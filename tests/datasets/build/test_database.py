@@ -187,7 +187,7 @@ def test_films_are_looked_for_inside_the_folder(make: Make, tmp_path: Path) -> N
     assert steps(database) == {
         "its file is not in the folder": 3,
         "its path leads out of the folder": 3,
-        "a link out of the folder (--follow_links takes it)": 1,
+        "a link out of the folder (--follow-links takes it)": 1,
     }
     assert "image files in the folder that no table lists" not in remarks(database)
     followed = taken(make(verify="present", split="seeded", follow_links=True), rows)
@@ -387,7 +387,7 @@ def test_a_film_listed_in_two_ways_is_refused(make: Make, tmp_path: Path, text: 
 def test_choices_out_of_range_are_refused() -> None:
     for change, said in (
         ({"window": 366}, "--window 366"),
-        ({"val_share": 0.0}, "--val_share 0"),
+        ({"val_share": 0.0}, "--val-share 0"),
         ({"val_share": 0.5, "test_share": 0.5}, "leave no patient"),
         ({"complete": ("age", "age")}, "named twice"),
     ):

@@ -87,8 +87,8 @@ def test_a_link_out_of_the_folder_is_counted(copy: Shipped, tmp_path: Path) -> N
     shutil.move(film, tmp_path / "elsewhere.jpeg")
     film.symlink_to(tmp_path / "elsewhere.jpeg")
     assert "k-IM-0117-0001" not in copy.films()
-    assert copy.losses()["a link out of the folder (--follow_links takes it)"] == 1
-    assert "k-IM-0117-0001" in copy.films("--follow_links")
+    assert copy.losses()["a link out of the folder (--follow-links takes it)"] == 1
+    assert "k-IM-0117-0001" in copy.films("--follow-links")
 
 
 def test_a_folder_of_something_else_is_refused(

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from nofinding.errors import UserError
+from nofinding.ranges import Range, require_ranges
 
 __all__ = ["Choices", "Uncertain", "Verify"]
 
@@ -19,7 +20,7 @@ class Choices:
     record: Path | None = None
     """Where the record is, if not in the source's own folder: MIMIC-IV's folder, or a table by
     patient pseudonym, as the source says."""
-    window: int = 90
+    window: Annotated[int, Range(0, 365)] = 90
     """A value of the record counts if it was taken at most this many days from the film."""
     uncertain: Uncertain = "drop"
     """A film whose labels are uncertain where they matter: drop leaves it out; positive and
@@ -33,9 +34,9 @@ class Choices:
     """Published lists of films, as their authors ship them; they decide on the split."""
     seed: int = 0
     """Which patients are drawn; the same for everybody who gives the same seed."""
-    val_share: float = 0.1
+    val_share: Annotated[float, Range(above=0, below=1)] = 0.1
     """Of the patients, drawn for split val where the publisher has none."""
-    test_share: float = 0.2
+    test_share: Annotated[float, Range(above=0, below=1)] = 0.2
     """Of the patients, drawn for split test where the publisher has none."""
     overlap: Literal["refuse", "drop"] = "refuse"
     """A patient or a film in two splits: refuse stops; drop leaves out what is not in the part
@@ -50,12 +51,8 @@ class Choices:
     """Take films behind symbolic links that lead out of the folder."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.window <= 365:
-            raise UserError(f"--window {self.window}: must be 0 to 365 days")
-        for name in ("val_share", "test_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name):g}: must be above 0 and below 1")
+        require_ranges(self, typed=True)
         if self.val_share + self.test_share >= 1:
-            raise UserError("--val_share and --test_share leave no patient to learn from")
+            raise UserError("--val-share and --test-share leave no patient to learn from")
         if len(set(self.complete)) < len(self.complete):
             raise UserError("--complete: a field is named twice")

@@ -313,7 +313,7 @@ class CohortDatabase:
         """Fills the table `present` (path, name, stem, outside) with the films in the base folder,
         or with all files: DICOM needs no ending.
 
-        Goes into no link to a folder unless it stays inside or --follow_links; `outside` is true
+        Goes into no link to a folder unless it stays inside or --follow-links; `outside` is true
         of a link to a file that leads out of the folder. What is not looked at is counted. Called
         once; later calls do nothing. A path is text (`file_names.as_text`), of which `file` gives
         the file; a stem may be an id (`file_names.safe_id`).
@@ -328,7 +328,7 @@ class CohortDatabase:
             stems = [safe_id(as_path(name.rpartition(".")[0] or name)) for name in names]
             chunk = pa.table({"path": paths, "name": names, "stem": stems, "outside": outside})
             self.run_with(chunk, "INSERT INTO present SELECT * FROM chunk")
-        self.remark("links to folders elsewhere, not entered (--follow_links enters them)",
+        self.remark("links to folders elsewhere, not entered (--follow-links enters them)",
                     passed["folder link"])  # fmt: skip
         self.remark("files and folders whose names begin with a dot, not looked at",
                     passed["hidden"])  # fmt: skip

@@ -57,7 +57,7 @@ def _present(database: CohortDatabase) -> None:
     database.list_files()
     database.drop(
         "path IN (SELECT path FROM present WHERE outside)",
-        "a link out of the folder (--follow_links takes it)",
+        "a link out of the folder (--follow-links takes it)",
     )
     database.drop(
         "path IS NULL OR path NOT IN (SELECT path FROM present)", "its file is not in the folder"

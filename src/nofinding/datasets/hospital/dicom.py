@@ -44,7 +44,7 @@ def assemble(database: CohortDatabase) -> None:
             lambda flag: flag IS NOT NULL) AS flags
         FROM dicom
         UNION ALL BY NAME
-        SELECT path, 'a link out of the folder (--follow_links takes it)' AS unfit
+        SELECT path, 'a link out of the folder (--follow-links takes it)' AS unfit
         FROM present WHERE outside
         """.format_map(quoted)
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from nofinding.errors import UserError
 from nofinding.methods.base.protocol import WithoutRecord
 from nofinding.nets.external_backbones import load_features
 from nofinding.nets.feature_maps import EFFICIENTNET
+from nofinding.ranges import Range, require_ranges
 from nofinding.training import TrainingRun
 from nofinding.training.ticker import Ticker
 
@@ -27,7 +28,7 @@ WRN50 = "timm:wide_resnet50_2.tv_in1k"
 class FrozenConfig:
     """Which network, and where in it one looks."""
 
-    image_size: int = 144
+    image_size: Annotated[int, Range(1)] = 144
     """Side of the film, in pixels."""
     backbone: str = EFFICIENTNET
     """efficientnet-lite0 (comes with the package), timm:NAME or transformers:NAME, or either with
@@ -35,13 +36,11 @@ class FrozenConfig:
     layers: tuple[int, ...] = (4, 10)
     """Where maps are taken, finest first: blocks 0 to 15 of efficientnet-lite0, stages or blocks of
     a timm network, hidden states of a transformers one (0 is before the first block)."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1)] = 16
     """Films at a time in `fit`."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; give 1 or more")
+        require_ranges(self)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise UserError(f"layers: {self.layers} is not allowed; give each once, finest first")
 

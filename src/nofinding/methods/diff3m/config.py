@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from nofinding.errors import UserError
 from nofinding.nets.unet import UNetShape
+from nofinding.ranges import Range, require_ranges
 from nofinding.training import TrainConfig
 
 __all__ = ["Diff3MConfig", "presets"]
@@ -23,11 +24,11 @@ class Diff3MConfig:
     """The masked-pixel-generation branch. Without it (and without a record): a plain DDPM."""
     image_size: int = 64
     """Side of the film the network sees, in pixels."""
-    width: int = 16
+    width: Annotated[int, Range(1, 4096)] = 16
     """Channels at full resolution; the time embedding is four times as wide."""
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
     """Channels of each level, in units of `width`; each level halves the sides."""
-    res_blocks: int = 1
+    res_blocks: Annotated[int, Range(1, 64)] = 1
     """Residual blocks a level."""
     attention_at: tuple[int, ...] = (8,)
     """Sides of the maps, in pixels, that get self-attention."""
@@ -35,14 +36,14 @@ class Diff3MConfig:
     """Heads of the self-attention."""
     head_channels: int = 0
     """Channels a head; 0: `heads` heads at every level."""
-    norm_groups: int = 4
+    norm_groups: Annotated[int, Range(1, 4096)] = 4
     """Groups of every GroupNorm (32 in the published network). With one channel a group the norm
     would take the embedding of time and record away again: keep `width` at twice this or more."""
     scale_shift: bool = False
     """Embed time and record as scale and shift after a norm instead of adding them."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How noise grows with t. The paper's is linear, beta 1e-4 to 0.02."""
-    diffusion_steps: int = 1000
+    diffusion_steps: Annotated[int, Range(25, 100_000)] = 1000
     """T, the number of noise levels in training."""
     respacing: str = "ddim50"
     """Levels kept for detection: "ddimN" for every (T/N)-th, or counts a section ("10,20")."""
@@ -60,44 +61,29 @@ class Diff3MConfig:
     that the network sees in each. inversion-norm: encode alone, and measure the noise (ours)."""
     start: Literal["encode", "noise"] = "encode"
     """What a repair decodes: the film encoded (Algorithm 1), or under seeded noise (ours)."""
-    x0_levels: int = 3
+    x0_levels: Annotated[int, Range(1, 1000)] = 3
     """Levels that x0-error looks at, evenly spread up to `noise_level`; a network call each."""
     score: Literal["mse", "max_abs", "norm_mse", "norm_max_abs", "ssim"] = "max_abs"
     """Which of the parts is the score. All are reported. inversion-norm has parts of its own."""
-    balance: float = 0.5
+    balance: Annotated[float, Range(0, 1)] = 0.5
     """lambda of eq. 4: loss = lambda * noise loss + (1 - lambda) * regeneration loss."""
-    drop_record: float = 0.1
+    drop_record: Annotated[float, Range(0, 1)] = 0.1
     """Share of training films whose whole record is hidden."""
-    drop_entry: float = 0.1
+    drop_entry: Annotated[float, Range(0, 1)] = 0.1
     """Share of the other training films' entries that are hidden."""
-    base_steps: int = 2000
+    base_steps: Annotated[int, Range(0, 10**9)] = 2000
     """Stage 1: steps for the noise predictor and the cross-attention alone; 0 to skip it."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(steps=2000, lr=1e-3, sample_every=500)
     )
     """Stage 2, all branches (stage 1 shares everything but the number of steps)."""
 
-    def check(self) -> None:
-        """Raises UserError for a number outside its range."""
-        ranges = {
-            "width": (1, 4096),
-            "res_blocks": (1, 64),
-            "norm_groups": (1, 4096),
-            "diffusion_steps": (25, 100_000),
-            "x0_levels": (1, 1000),
-            "balance": (0, 1),
-            "drop_record": (0, 1),
-            "drop_entry": (0, 1),
-            "base_steps": (0, 10**9),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} {getattr(self, name)}: give {low} to {high}")
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
     @property
     def shape(self) -> UNetShape:
         """The U-Net that these fields describe. Raises UserError for an impossible one."""
-        self.check()
         if not self.multipliers or min(self.multipliers) < 1:
             raise UserError(f"multipliers {self.multipliers}: give one or more, each 1 or more")
         if self.image_size < 1 or any(side < 1 for side in self.attention_at):

@@ -10,7 +10,7 @@ distances' over films that they were not fitted on). docs/diff3m-f.md tells what
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ from nofinding.methods.diff3m.losses import losses
 from nofinding.methods.diff3m.network import Answer, Diff3MNet
 from nofinding.methods.diff3m.views import IMAGENET, POOLED, Views, chest_weights, see
 from nofinding.nets.chest import STRIDE, ChestNet
+from nofinding.ranges import Range, require_ranges
 from nofinding.runtime import Network, Runtime, device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
@@ -70,12 +71,12 @@ class Diff3MFConfig:
     parts: tuple[Part, ...] = PARTS
     """What is averaged into the score. taught and evidence need a taught backbone, and are left
     out with imagenet."""
-    most: int = 4000
+    most: Annotated[int, Range(20, 10**9)] = 4000
     """Films at most that features are kept of; of more, a random choice."""
-    copied: int = 1000
+    copied: Annotated[int, Range(0, 10**9)] = 1000
     """Films at most that are seen again under another exposure and position, to learn what these
     do to the features."""
-    nuisance: float = 2.0
+    nuisance: Annotated[float, Range(0, 100)] = 2.0
     """How strongly directions are held back in which acquisition moves the features: its changes
     count as if they were this many times as large. 0: not at all."""
     channels: int = 48
@@ -103,7 +104,7 @@ class Diff3MFConfig:
     compact: bool = True
     """Keep the repairing network's weights in bfloat16: half the file. They are rounded before
     anything is calibrated."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1, 10**6)] = 16
     """Films at a time when features are taken."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
@@ -111,6 +112,9 @@ class Diff3MFConfig:
         )
     )
     """Training of the repairing network."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
 
 class FeatureFilms:
@@ -180,14 +184,6 @@ class Diff3MF:
         self.parts = [p for p in config.parts if self.taught or p not in ("taught", "evidence")]
         if not self.parts:
             raise UserError(f"parts {config.parts}: need a taught backbone, this is {IMAGENET}")
-        for name, low, high in (
-            ("most", 20, 10**9),
-            ("copied", 0, 10**9),
-            ("nuisance", 0, 100),
-            ("batch_size", 1, 10**6),
-        ):
-            if not low <= getattr(config, name) <= high:
-                raise UserError(f"{name} {getattr(config, name)}: give {low} to {high}")
         names = [f.name for f in stats.fields]
         columns = list(range(len(names))) if config.record == "full" else []
         if config.record == "demographics":

@@ -5,7 +5,7 @@ Lee, Lee and Song, IEEE Access 2022, arXiv:2206.04325.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from nofinding.functional.features.neighbourhoods import enlarge, join, neighbou
 from nofinding.functional.features.neighbours import nearest
 from nofinding.methods.base.frozen_backbone import WRN50, Frozen, FrozenConfig
 from nofinding.methods.base.protocol import Notes
+from nofinding.ranges import Range
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
@@ -30,25 +31,25 @@ __all__ = ["CFA", "CFAConfig", "coupled_hypersphere"]
 class CFAConfig(FrozenConfig):
     """The spheres, and how the features are taught to lie in them."""
 
-    image_size: int = 128
+    image_size: Annotated[int, Range(1)] = 128
     """Side of the film, in pixels."""
-    attract: int = 3
+    attract: Annotated[int, Range(1)] = 3
     """K: each patch is drawn into the spheres of this many nearest centres."""
-    repel: int = 3
+    repel: Annotated[int, Range(1)] = 3
     """J: and kept out of those of as many after them."""
-    margin: float = 0.1
+    margin: Annotated[float, Range(0)] = 0.1
     """alpha: how far inside a foreign sphere a patch may be at no cost, squared distance."""
-    radius: float = 1e-5
+    radius: Annotated[float, Range(0)] = 1e-5
     """r of the spheres, before it is learnt."""
-    softness: float = 1e-3
+    softness: Annotated[float, Range(above=0)] = 1e-3
     """nu: the loss is divided by it."""
-    compression: int = 1
+    compression: Annotated[int, Range(1)] = 1
     """gamma_c: the centres are clustered to this share of the places of a film; 1 keeps all."""
-    squeeze: int = 1
+    squeeze: Annotated[int, Range(1)] = 1
     """gamma_d: the adapted features have this share of the channels; 1 keeps all."""
-    sigma: float = 4.0
+    sigma: Annotated[float, Range(0)] = 4.0
     """Blur of the map, in pixels."""
-    epochs: int = 0
+    epochs: Annotated[int, Range(0)] = 0
     """Passes over the films; 0: as many steps as `train` says."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
@@ -57,17 +58,6 @@ class CFAConfig(FrozenConfig):
         )
     )  # fmt: skip
     """How it is trained; `epochs`, if given, replaces its steps."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("attract", "repel", "compression", "squeeze"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; give 1 or more")
-        for name in ("margin", "radius", "sigma", "epochs"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; give 0 or more")
-        if self.softness <= 0:
-            raise UserError(f"softness: {self.softness} is not allowed; give above 0")
 
 
 class Descriptor(nn.Module):

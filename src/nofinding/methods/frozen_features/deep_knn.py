@@ -6,7 +6,7 @@ Detection in Chest X-Rays.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from nofinding.functional.features.neighbours import nearest
 from nofinding.functional.noise import generators, integers
 from nofinding.methods.base.frozen_backbone import Frozen, FrozenConfig
 from nofinding.methods.base.protocol import Notes
+from nofinding.ranges import Range
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.training.ticker import Ticker
@@ -34,22 +35,22 @@ FLAT = 1e-4  # below this standard deviation a feature says nothing
 class DeepKNNConfig(FrozenConfig):
     """The views, the layers that are trained, and the neighbours."""
 
-    image_size: int = 128
+    image_size: Annotated[int, Range(1)] = 128
     """Side of the film, in pixels, before a view is cut from it."""
     layers: tuple[int, ...] = (10,)
     """Layers whose global averages, joined, are the frozen features."""
-    crop: float = 0.875
+    crop: Annotated[float, Range(above=0, high=1)] = 0.875
     """Side of a view, as a share of the film's; where it is cut is drawn."""
     flip: bool = True
     """Whether half of the views are mirrored."""
-    taught: int = 4
+    taught: Annotated[int, Range(2)] = 4
     """Views of each film that the layers learn from. They are drawn once, so that the frozen
     network sees each film this often and no more."""
     views: int = 2
     """Views of each film that are remembered, and that are scored."""
-    k: int = 1
+    k: Annotated[int, Range(1)] = 1
     """The distance is that to the k-th nearest normal view."""
-    epochs: int = 0
+    epochs: Annotated[int, Range(0)] = 0
     """Passes over the films; 0: as many steps as `train` says."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
@@ -60,14 +61,8 @@ class DeepKNNConfig(FrozenConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.crop <= 1:
-            raise UserError(f"crop: {self.crop} is not allowed; give above 0, up to 1")
-        if self.taught < 2:
-            raise UserError(f"taught: {self.taught} is not allowed; give 2 or more")
         if not 1 <= self.views <= self.taught:
             raise UserError(f"views: {self.views} is not allowed; give 1 to {self.taught}")
-        if self.k < 1 or self.epochs < 0:
-            raise UserError(f"k {self.k}, epochs {self.epochs}: give k 1 or more, epochs 0 or more")
 
 
 class Siamese(nn.Module):

@@ -5,7 +5,7 @@ Rippel, Mertens and Merhof 2020, arXiv:2005.14140.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from nofinding.errors import UserError
 from nofinding.functional.features.gaussian import Gaussian, distance, fit_gaussian
 from nofinding.methods.base.frozen_backbone import Frozen, FrozenConfig
 from nofinding.methods.base.protocol import Notes
+from nofinding.ranges import Range
 from nofinding.training import TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -25,17 +26,12 @@ __all__ = ["Mahalanobis", "MahalanobisConfig"]
 class MahalanobisConfig(FrozenConfig):
     """Which layers, and how the covariance is held together."""
 
-    image_size: int = 224
+    image_size: Annotated[int, Range(1)] = 224
     """Side of the film, in pixels; EfficientNet-Lite0 was trained at 224."""
     layers: tuple[int, ...] = (10,)
     """Layers whose global averages are the features: one Gaussian each, the distances are added."""
-    shrinkage: float = -1.0
+    shrinkage: Annotated[float, Range(high=1)] = -1.0
     """Share of a sphere in the covariance, 0 to 1; below 0: as much as Ledoit and Wolf advise."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.shrinkage > 1:
-            raise UserError(f"shrinkage: {self.shrinkage} is not allowed; give 1 or less")
 
 
 class Mahalanobis(Frozen):

@@ -5,7 +5,7 @@ Defard, Setkov, Loesch and Audigier, ICPR workshops 2021, arXiv:2011.08785.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Float64
@@ -17,6 +17,7 @@ from nofinding.functional.features.neighbourhoods import enlarge, join
 from nofinding.functional.noise import generators
 from nofinding.methods.base.frozen_backbone import WRN50, Frozen, FrozenConfig
 from nofinding.methods.base.protocol import Notes
+from nofinding.ranges import Range
 from nofinding.training import TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -29,22 +30,13 @@ PLACES = 64  # whose covariances are inverted at a time, for the memory's sake
 class PaDiMConfig(FrozenConfig):
     """How many channels, and how the covariances are held together."""
 
-    channels: int = 100
+    channels: Annotated[int, Range(1)] = 100
     """Channels drawn from all layers; all of them where there are fewer. Memory and the size of the
     model grow with its square times the cells of the finest layer."""
-    ridge: float = 0.01
+    ridge: Annotated[float, Range(above=0)] = 0.01
     """Added to every variance."""
-    sigma: float = 4.0
+    sigma: Annotated[float, Range(0)] = 4.0
     """Blur of the map, in pixels."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.channels < 1:
-            raise UserError(f"channels: {self.channels} is not allowed; give 1 or more")
-        if self.ridge <= 0:
-            raise UserError(f"ridge: {self.ridge} is not allowed; give above 0")
-        if self.sigma < 0:
-            raise UserError(f"sigma: {self.sigma} is not allowed; give 0 or more")
 
 
 class PaDiM(Frozen):

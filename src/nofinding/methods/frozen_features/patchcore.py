@@ -6,7 +6,7 @@ Roth, Pemula, Zepeda, Schoelkopf, Brox and Gehler, CVPR 2022, arXiv:2106.08265.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,6 +25,7 @@ from nofinding.functional.features.neighbours import k_centre, nearest, random_p
 from nofinding.functional.noise import generators
 from nofinding.methods.base.frozen_backbone import WRN50, Frozen, FrozenConfig
 from nofinding.methods.base.protocol import Notes
+from nofinding.ranges import Range
 from nofinding.training import TrainingRun
 from nofinding.training.ticker import Ticker
 from nofinding.types import Batch, Scores, Supervision
@@ -38,21 +39,21 @@ class PatchCoreConfig(FrozenConfig):
 
     neighbourhood: int = 3
     """Cells across, odd, that a patch feature sums up."""
-    dimension: int = 0
+    dimension: Annotated[int, Range(0)] = 0
     """Numbers that describe a patch, the same for each layer (the paper: 1024); 0: all channels."""
-    candidates: int = 40_000
+    candidates: Annotated[int, Range(1)] = 40_000
     """About how many patches, spread evenly over the films, the memory is chosen from: bounds both
     time and memory."""
-    coreset: float = 0.05
+    coreset: Annotated[float, Range(above=0, high=1)] = 0.05
     """Share of the candidates that is remembered, above 0 to 1."""
-    memory: int = 2_000
+    memory: Annotated[int, Range(1)] = 2_000
     """No more than this many patches are remembered."""
-    projection: int = 64
+    projection: Annotated[int, Range(0)] = 64
     """Dimensions in which the memory is chosen, by random projection; 0: all."""
     neighbours: int = 9
     """Patches of the memory that judge how usual the nearest one is (b of eq. 7); 0: none, the
     score is the largest distance as it is."""
-    sigma: float = 4.0
+    sigma: Annotated[float, Range(0)] = 4.0
     """Blur of the map, in pixels."""
 
     def __post_init__(self) -> None:
@@ -61,16 +62,8 @@ class PatchCoreConfig(FrozenConfig):
             raise UserError(
                 f"neighbourhood: {self.neighbourhood} is not allowed; give 1, 3, 5, ..."
             )
-        for name in ("candidates", "memory"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; give 1 or more")
-        if not 0 < self.coreset <= 1:
-            raise UserError(f"coreset: {self.coreset} is not allowed; give above 0, up to 1")
         if self.neighbours < 0 or self.neighbours == 1:  # of one alone, eq. 7 makes 0
             raise UserError(f"neighbours: {self.neighbours} is not allowed; give 0, or 2 or more")
-        for name in ("dimension", "projection", "sigma"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; give 0 or more")
 
 
 class PatchCore(Frozen):

@@ -112,7 +112,7 @@ def configured(app: Guard, options: ServeOptions) -> uvicorn.Config:
         config.load()
     except OSError as error:
         raise UserError(
-            f"--tls_certificate, --tls_key: {error.strerror or 'cannot be used'}"
+            f"--tls-certificate, --tls-key: {error.strerror or 'cannot be used'}"
         ) from None
     return config
 

@@ -7,7 +7,7 @@ is. What is in it is found out later, in the killable child.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from pydicom.uid import (
     JPEG2000,
@@ -34,6 +34,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from nofinding.clinical.network.send import require_title
 from nofinding.errors import UserError
+from nofinding.ranges import Range
 from nofinding.service.options import ServiceOptions
 from nofinding.service.store.spool import Received, Spool
 from nofinding.storage.file_names import printed
@@ -58,7 +59,7 @@ LAST = 2  # the bit in the first byte of a fragment (PS3.8 annex E.2)
 class ListenOptions(ServiceOptions):
     """Receives films from scanners and archives by DICOM C-STORE, scores them, sends results."""
 
-    port: int = 11112
+    port: Annotated[int, Range(0, 65535)] = 11112
     """Where it listens."""
     host: str = "127.0.0.1"
     """The address it listens at; 0.0.0.0 for all of the machine."""
@@ -67,7 +68,7 @@ class ListenOptions(ServiceOptions):
     only_called: bool = False
     """Turn away those who call us by another title than --title; most programs call a store
     ANY-SCP until they are told its title."""
-    associations: int = 16
+    associations: Annotated[int, Range(1, 1024)] = 16
     """How many may be connected at once; others are turned away for the moment."""
     seconds: float = 30.0
     """How long a silent partner is waited for."""
@@ -79,10 +80,6 @@ class ListenOptions(ServiceOptions):
             require_title(title, "--accept")
         if not self.accept:
             raise UserError("--accept is missing: name the titles of those who may send films")
-        if not 1 <= self.associations <= 1024:
-            raise UserError(f"--associations {self.associations}: give 1 to 1024")
-        if not 0 <= self.port <= 65535:
-            raise UserError(f"--port {self.port}: give 1 to 65535")
 
 
 class Listener:
@@ -141,7 +138,7 @@ class Listener:
         if calling not in self.options.accept:
             why = "--accept does not name it"
         elif self.options.only_called and called != self.options.title:
-            why = f"it calls {called!r}, not {self.options.title!r} (--only_called)"
+            why = f"it calls {called!r}, not {self.options.title!r} (--only-called)"
         log.warning("%r was turned away: %s", calling, why)
 
     def _store(self, event: Event) -> int:
