@@ -23,7 +23,7 @@ def _export(parser: Parser, parsed: Namespace) -> None:
 
 
 def _need_clinical() -> None:
-    from nofinding.workflows.export import need_clinical
+    from nofinding.clinical.requirements import need_clinical
 
     need_clinical()
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from nofinding.errors import UserError
 from nofinding.model.pretrained import AUTO
 from nofinding.ranges import Range, require_ranges
 
