@@ -15,6 +15,7 @@ from nofinding.methods.diff3m.detector import Diff3M
 from nofinding.methods.diff3m.feature_space import Diff3MF
 from nofinding.methods.frozen_features.cfa import CFA
 from nofinding.methods.frozen_features.deep_knn import DeepKNN
+from nofinding.methods.frozen_features.focal import FocalLesions
 from nofinding.methods.frozen_features.mahalanobis import Mahalanobis
 from nofinding.methods.frozen_features.mambaad import MambaAD
 from nofinding.methods.frozen_features.padim import PaDiM
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Detector]] = {
     # Ours
     "diff3m-f": Diff3MF,
     "diff3m": Diff3M,
+    "focal": FocalLesions,
     "synthetic": Synthetic,
     # Reconstruction
     "vae": VAE,

@@ -18,6 +18,7 @@ from nofinding.nets.backbone import film_to_rgb, load_efficientnet_lite0, width
 
 __all__ = ["FIRST", "STRIDE", "ChestNet", "Evidence"]
 
+FINE = 2  # the last block with maps of 1/4 of the side
 FIRST = 5  # the first block that there are two of
 MIDDLE, LAST = 10, 15  # blocks with maps of 1/16 and 1/32 of the film's side
 STRIDE = 16
@@ -62,8 +63,16 @@ class ChestNet(nn.Module):
     @torch.no_grad()
     def early(self, film: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 40 i j"]:
         """What both sets of blocks begin with."""
+        return self.beginning(film)[1]
+
+    @torch.no_grad()
+    def beginning(
+        self, film: Float[Tensor, "b 1 h w"]
+    ) -> tuple[Float[Tensor, "b 24 k l"], Float[Tensor, "b 40 i j"]]:
+        """What the blocks FINE and FIRST - 1, which serve both sets, give."""
         rgb = film_to_rgb(film * 2 - 1).contiguous(memory_format=torch.channels_last)
-        return self.lite.features(rgb, (FIRST - 1,))[FIRST - 1]
+        features = self.lite.features(rgb, (FINE, FIRST - 1))
+        return features[FINE], features[FIRST - 1]
 
     def imagenet(
         self, early: Float[Tensor, "b 40 i j"], blocks: Collection[int]

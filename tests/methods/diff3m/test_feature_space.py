@@ -18,7 +18,13 @@ from nofinding.functional.features.whiten import whitened
 from nofinding.functional.synthetic.acquisition import exposure, place, placement
 from nofinding.methods.diff3m import feature_space, views
 from nofinding.methods.diff3m.detection import detect_as_paper, encode_as_paper
-from nofinding.methods.diff3m.feature_space import FOLDS, Diff3MF, Diff3MFConfig, FeatureFilms
+from nofinding.methods.diff3m.feature_space import (
+    FOLDS,
+    PARTS,
+    Diff3MF,
+    Diff3MFConfig,
+    FeatureFilms,
+)
 from nofinding.methods.diff3m.network import Diff3MNet
 from nofinding.methods.diff3m.views import POOLED, Views, see
 from nofinding.nets.chest import ChestNet
@@ -30,6 +36,8 @@ from nofinding.types import Batch, Exam, Pixels
 SIDE = 128
 QUIET = TrainingRun(progress=False, accelerator="cpu")
 BASE = Diff3MFConfig(
+    focal="none",
+    parts=PARTS,
     image_size=SIDE,
     channels=8,
     width=8,
@@ -335,7 +343,7 @@ def test_rules_and_fewer_steps(fitted: Diff3MF, others: Batch) -> None:
         "distances": POOLED,
         "evidence": ("evidence",),
     }
-    assert Diff3MF.RULES.keys() == names.keys() | {"all"}
+    assert Diff3MF.RULES.keys() == names.keys() | {"all", "focal"}
     whole = fitted.score(others)
     for rule, parts in names.items():
         other = Diff3MF(with_rule(config, rule, 0), STATS)

@@ -1,10 +1,12 @@
 """What a film shows to the frozen and the taught network: the features that `diff3m-f` judges."""
 
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -13,14 +15,18 @@ from torch import Tensor, nn
 from nofinding.errors import UserError
 from nofinding.functional.image.equalise import equalise
 from nofinding.nets.chest import ChestNet
+from nofinding.nets.feature_maps import FeatureMaps
+from nofinding.nets.focal import PRETRAINED, FocalNet
 from nofinding.runtime import Network
 
-__all__ = ["IMAGENET", "POOLED", "Views", "chest_weights", "see"]
+__all__ = ["DISTANCES", "IMAGENET", "POOLED", "Views", "chest_weights", "focal_weights", "see"]
 
 IMAGENET = "imagenet"
 SHIPPED = "chest"
 TEXTURE, MIDDLE, CONTEXT = 8, 10, 15  # blocks with maps of 1/16, 1/16 and 1/32 of the side
 POOLED = ("texture", "context", "taught")
+DISTANCES = (*POOLED, "pattern")
+NAMES = ("maps", "texture", "context", "taught", "where", "film")
 
 
 def chest_weights(backbone: str) -> tuple[dict[str, Tensor], str]:
@@ -46,15 +52,56 @@ def chest_weights(backbone: str) -> tuple[dict[str, Tensor], str]:
     return {name: x.float() for name, x in tensors.items()}, hashlib.sha256(data).hexdigest()
 
 
+def focal_weights(focal: str) -> tuple[dict[str, Tensor], str]:
+    """The weights of the focal network that is named, in 32 bit, and the SHA-256 of their file.
+
+    "shipped": those in the package; else the folder of a fitted `focal` model. Raises UserError
+    where there are none.
+    """
+    shipped = resources.files("nofinding") / "weights" / "focal.safetensors"
+    file = shipped if focal == "shipped" else Path(focal) / "model.safetensors"
+    try:
+        data = file.read_bytes()
+        tensors = load(data)
+    except (OSError, SafetensorError) as error:
+        if focal == "shipped":
+            raise UserError("focal shipped: the package lacks weights/focal.safetensors") from error
+        raise UserError(
+            f"focal {focal}: give shipped, none or the folder of a fitted focal model"
+        ) from error
+    return {name: x.float() for name, x in tensors.items()}, hashlib.sha256(data).hexdigest()
+
+
 class Views(nn.Module):
     """Equalised films in; maps, pooled features and evidence out, mirrored films averaged in."""
 
-    def __init__(self, net: ChestNet, *, taught: bool, mirror: bool) -> None:
+    def __init__(
+        self,
+        net: ChestNet,
+        *,
+        taught: bool,
+        mirror: bool,
+        focal: FocalNet | None = None,
+        own: FeatureMaps | None = None,
+    ) -> None:
+        """`own`: a network of the user with three maps (texture, middle, context), in place of
+        EfficientNet-Lite0's blocks."""
         super().__init__()
-        self.net, self.taught, self.mirror = net, taught, mirror
+        self.net, self.taught, self.mirror, self.focal = net, taught, mirror, focal
+        self.own = own
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of what `forward` gives, in its order."""
+        return (
+            ("maps", "texture", "context")
+            + self.taught * ("taught", "where", "film")
+            + (self.focal is not None) * ("pattern", "lesions", "families")
+        )
 
     def forward(self, film: Float[Tensor, "b 1 h w"]) -> tuple[Tensor, ...]:
-        """(maps, texture, context), and where taught also (taught, where, film)."""
+        """(maps, texture, context), where taught also (taught, where, film), and with a focal
+        network also (pattern, lesions, families)."""
         here = self.once(film)
         if not self.mirror:
             return here
@@ -64,27 +111,33 @@ class Views(nn.Module):
         )
 
     def once(self, film: Float[Tensor, "b 1 h w"]) -> tuple[Tensor, ...]:
-        early = self.net.early(film)
+        fine, early = self.net.beginning(film)
         by_block = self.net.imagenet(early, (TEXTURE, MIDDLE, CONTEXT))
-        texture = torch.cat([_mean_and_spread(by_block[b]) for b in (TEXTURE, MIDDLE)], dim=1)
-        context = by_block[CONTEXT].float().mean(dim=(2, 3))
-        maps = by_block[MIDDLE].float()
-        if not self.taught:
-            return maps, texture, context
-        evidence_map = self.net.evidence(early)
-        hidden = evidence_map.hidden.float()
-        pooled = torch.cat(
-            [hidden.mean(dim=(2, 3)), hidden.amax(dim=(2, 3)), evidence_map.deep], dim=1
-        )
-        maps = torch.cat([maps, hidden], dim=1)
-        return (
-            maps,
-            texture,
-            context,
-            pooled,
-            evidence_map.where[:, None].float(),
-            evidence_map.film.float(),
-        )
+        fine_map, middle, last = (by_block[block] for block in (TEXTURE, MIDDLE, CONTEXT))
+        if self.own is not None:
+            grid = (middle.shape[-2], middle.shape[-1])
+            fine_map, middle, last = self.own(film * 2 - 1)
+            middle = F.adaptive_avg_pool2d(middle, grid)  # whatever its patches
+        texture = torch.cat([_mean_and_spread(x) for x in (fine_map, middle)], dim=1)
+        context = last.float().mean(dim=(2, 3))
+        maps = middle.float()
+        given: tuple[Tensor, ...] = ()
+        if self.taught:
+            evidence_map = self.net.evidence(early)
+            hidden = evidence_map.hidden.float()
+            pooled = torch.cat(
+                [hidden.mean(dim=(2, 3)), hidden.amax(dim=(2, 3)), evidence_map.deep], dim=1
+            )
+            maps = torch.cat([maps, hidden], dim=1)
+            given = pooled, evidence_map.where[:, None].float(), evidence_map.film.float()
+        if self.focal is not None:
+            lesions = self.focal(
+                film, dict(zip(PRETRAINED, (fine, early, by_block[MIDDLE]), strict=True))
+            )
+            coarse = lesions.coarse.flatten(2)
+            pattern = torch.cat([coarse.mean(2), coarse.amax(2)], dim=1)
+            given += pattern, lesions.where, lesions.film
+        return maps, texture, context, *given
 
 
 def _mean_and_spread(maps: Float[Tensor, "b c i j"]) -> Float[Tensor, "b 2c"]:
@@ -92,8 +145,9 @@ def _mean_and_spread(maps: Float[Tensor, "b c i j"]) -> Float[Tensor, "b 2c"]:
     return torch.cat([flat.mean(2), flat.std(2)], dim=1)
 
 
-def see(network: Network, image: Float[Tensor, "b 1 h w"]) -> dict[str, Tensor]:
+def see(
+    network: Network, image: Float[Tensor, "b 1 h w"], names: Sequence[str] = NAMES
+) -> dict[str, Tensor]:
     """What `Views`, prepared by a runtime, gives for films in [-1, 1], by name."""
-    names = ("maps", "texture", "context", "taught", "where", "film")
     features = network(equalise((image + 1) / 2))
     return dict(zip(names, features, strict=False))
