@@ -82,9 +82,9 @@ def fitted(request: pytest.FixtureRequest) -> Fitted:
     return Fitted(kind, detector, batch, detector.score(batch, seed=3))
 
 
-def off(scores: Scores, expected: Scores) -> float:
+def off(result: Scores, scores: Scores) -> float:
     """The largest difference of two scores of one film, in units of the scores' spread."""
-    return float((scores.score - expected.score).abs().max()) / spread(expected)
+    return float((result.score - scores.score).abs().max()) / spread(scores)
 
 
 def test_scores_come_back_from_where_the_network_lies(fitted: Fitted) -> None:

@@ -137,15 +137,15 @@ def rows(batch: Batch, indices: Sequence[int]) -> Batch:
 ROUNDING = 2 * torch.finfo(torch.float32).eps
 
 
-def assert_same(scores: Scores, expected: Scores, spread: float) -> None:
+def assert_same(result: Scores, scores: Scores, spread: float) -> None:
     """Within 1e-5 of the spread of the scores, and of the range of parts, maps and films."""
     atol = max(1e-5 * spread, ROUNDING)
-    torch.testing.assert_close(scores.score, expected.score, rtol=ROUNDING, atol=atol)
-    assert scores.components.keys() == expected.components.keys()
+    torch.testing.assert_close(result.score, scores.score, rtol=ROUNDING, atol=atol)
+    assert result.components.keys() == scores.components.keys()
     pairs: list[tuple[Tensor | None, Tensor | None]] = [
-        (scores.anomaly_map, expected.anomaly_map),
-        (scores.reconstruction, expected.reconstruction),
-        *((scores.components[name], expected.components[name]) for name in expected.components),
+        (result.anomaly_map, scores.anomaly_map),
+        (result.reconstruction, scores.reconstruction),
+        *((result.components[name], scores.components[name]) for name in scores.components),
     ]
     for here, there in pairs:
         assert (here is None) == (there is None)

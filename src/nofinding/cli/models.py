@@ -1,4 +1,4 @@
-"""The commands about models: methods, recipes, fit-gate, import-official."""
+"""The commands about models: methods, recipes, adapt, fit-gate, import-official."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def _fit_gate(parser: Parser, parsed: Namespace) -> None:
     fit_gate_alone(options_from(FitGateOptions, parsed))
 
 
+def _adapt(parser: Parser, parsed: Namespace) -> None:
+    from nofinding.workflows.adapt import AdaptOptions, adapt, adapt_to
+
+    options = options_from(AdaptOptions, parsed)
+    if options.feedback is None:
+        adapt(options)
+        return
+    from nofinding.service.marked import marked_normal
+
+    adapt_to(marked_normal(options.feedback), "films that readers marked normal", options)
+
+
 def _import_official(parser: Parser, parsed: Namespace) -> None:
     from nofinding.workflows.import_official import ImportOptions, import_official
 
@@ -60,6 +72,12 @@ COMMANDS = {
         positionals=(
             Positional(dest="recipe", metavar="RECIPE", nargs="?", help="the one to show"),
         ),
+    ),
+    "adapt": Command(
+        summary="move a model to the films of one hospital",
+        run=_adapt,
+        options="nofinding.workflows.adapt:AdaptOptions",
+        first=("model", "films", "normal_only", "unlabelled", "out"),
     ),
     "fit-gate": Command(
         summary="learn which films may be scored at all",

@@ -218,7 +218,7 @@ normal films this model was fitted on; it is not a diagnosis, and a low score ex
   how many of them are called is fixed by their number, and no evidence. If options were chosen
   on split val, figures on val flatter the model.
 - Seed {meta.get("seed")}, version {meta["code_version"]}, torch {meta["torch_version"]}
-{trained}
+{trained}{_adapted(meta)}
 Intended for: research on anomaly detection with films like those it was fitted on. Misuse:
 films of another body part, projection or age group; any clinical decision.
 
@@ -226,3 +226,31 @@ films of another body part, projection or age group; any clinical decision.
 |---|---|---|---|---|
 {rows}
 """
+
+
+def _adapted(meta: Mapping[str, Any]) -> str:
+    """The lines of the card on the hospital that the model was adapted to; "" of any other."""
+    about = meta.get("adapted")
+    if not about:
+        return ""
+    lines = [
+        f"- Adapted to: {about['films']} {about['mode']} films of {about['source']}, "
+        f"{about['created']}; moved: {about['moved']}",
+        f"- Adapted from: {about['base']}, SHA-256 {about['base_sha256']}",
+    ]
+    if about["mode"] == "unlabelled":
+        lines.append(
+            f"- Taken for normal: {100 * about['normal_share']:.0f} % of the local films; at most "
+            f"{100 * about['abnormal_at_most']:.0f} % were allowed to be abnormal. "
+            f"{about['not_known']}"
+        )
+    for when, against in (("before", "the films it was calibrated on"), ("after", "each other")):
+        test = about["drift"][when]
+        said = (
+            "not tested, too few films"
+            if test is None
+            else (f"p = {test['p']:.3g}, effect {test['effect']:.2f}")
+        )
+        lines.append(f"- Drift {when} adapting, local films against {against}: {said}")
+    lines.append("- p-values hold for films of that hospital alone.")
+    return "\n".join(lines) + "\n"

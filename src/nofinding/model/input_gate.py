@@ -39,7 +39,9 @@ __all__ = [
     "GateMode",
     "Gatekeeper",
     "fit_gate_alone",
+    "one_a_patient",
     "reference_of",
+    "save_adapted_gate",
     "save_model_gate",
 ]
 
@@ -116,6 +118,23 @@ def save_model_gate(
     }
     sha256 = _save(folder, gate, facts, reference)
     return {"fitted": True, "sha256": sha256, **facts}
+
+
+def save_adapted_gate(
+    folder: Path,
+    gate: Gate,
+    points: Float[np.ndarray, "n k"],
+    scores: Float[np.ndarray, " n"],
+) -> dict[str, Any]:
+    """Writes a model's gate as it is, with local films as what others are compared with for drift;
+    gives what model.json says of it."""
+    rows = slice(0, REFERENCE)
+    reference = {
+        "reference.points": torch.from_numpy(points[rows]).float(),
+        "reference.scores": torch.from_numpy(scores[rows]),
+    }
+    metadata = {"calibration_refused": 0, "calibration_n": len(points)}
+    return {"fitted": True, "sha256": _save(folder, gate, metadata, reference), **metadata}
 
 
 def one_a_patient(exams: Sequence[Exam]) -> list[int]:

@@ -12,6 +12,7 @@ from nofinding.training import TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = [
+    "Adaptable",
     "Detector",
     "HasRules",
     "LearnsFromOthers",
@@ -131,6 +132,31 @@ class LearnsFromOthers(Protocol):
 
         They are of no patient on whom the method is calibrated or judged.
         """
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A detector whose statistics can be moved to another hospital's films, its networks as they
+    are. Of any other method the p-value alone is calibrated anew."""
+
+    def features_of(self, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
+        """All that judging takes of films, a row each: their pixels are not needed again."""
+
+    def components_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The components of the score by name, before they are made comparable; (n,) each."""
+
+    def recentred(self, features: Mapping[str, Tensor], *, all_normal: bool) -> Self:
+        """Another detector, whose centres of features follow those films, and where all of them
+        are normal the spreads, too."""
+
+    def scales(self) -> dict[str, tuple[float, float]]:
+        """Of each component: mean and spread over normal films."""
+
+    def rescaled(self, scales: Mapping[str, tuple[float, float]]) -> Self:
+        """Another detector with other scales of its components."""
+
+    def score_of(self, components: Mapping[str, Tensor]) -> Tensor:
+        """The score that those components make together; (n,)."""
 
 
 def dimensions_of(detector: Detector) -> int:

@@ -50,6 +50,7 @@ from nofinding.methods.diff3m.views import (
     focal_weights,
     see,
 )
+from nofinding.methods.frozen_features.adapting import OfGaussians
 from nofinding.methods.frozen_features.lesion_evidence import (
     above_normal,
     condensed,
@@ -178,7 +179,7 @@ class FeatureFilms:
         return Batch(self.maps[rows].float(), self.ehr[rows], self.known[rows], ids)
 
 
-class Diff3MF:
+class Diff3MF(OfGaussians):
     """What judges the whole film, and what is focal; the more surprising, the higher."""
 
     name: ClassVar[str] = "diff3m-f"
@@ -515,29 +516,31 @@ class Diff3MF:
         """The parts, each in standard deviations of normal films, as one; a map; attention."""
         if not self.fitted:
             raise UserError("diff3m-f: not fitted yet; fit it, or load a model")
-        features = self._see(batch.image)
+        return self._judged(self._see(batch.image), batch)
+
+    def _judged(self, calls: Mapping[str, Tensor], batch: Batch) -> Scores:
         raw: dict[str, Tensor] = {}
         shown: list[Tensor] = []
         weights = torch.zeros_like(batch.ehr)
         if "repair" in self.parts and self.whitening is not None:
-            cells, weights = self._repaired(whitened(features["maps"], self.whitening), batch)
+            cells, weights = self._repaired(whitened(calls["maps"], self.whitening), batch)
             raw["repair"] = _size(cells)
             shown.append(cells / self.scale["cells"] - 1)
         for name, of in self.gaussians.items():
             if name in self.parts:
-                raw[name] = distance(features[name], of).log()
+                raw[name] = distance(calls[name], of).log()
         if "evidence" in self.parts:
-            raw["evidence"] = _evidence(features)
+            raw["evidence"] = _evidence(calls)
         if "focal" in self.parts:
-            raw["focal"] = lesion_evidence(features["highest"], self.scale)
+            raw["focal"] = lesion_evidence(calls["highest"], self.scale)
         if self.taught:
-            above = features["where"][:, 0] - self.scale["where.mean"][0]
+            above = calls["where"][:, 0] - self.scale["where.mean"][0]
             shown.append(above / self.scale["where.spread"][0])
         parts = {k: self._standard(k, v) for k, v in raw.items()}
         score = self._as_one(parts)
         for i in self.columns if self.uses_ehr else ():
             parts[f"attention.{self.stats.fields[i].name}"] = weights[:, i]
-        places = self._cells(shown, features)
+        places = self._cells(shown, calls)
         if places is None:
             return Scores(score=score, components=parts)
         map_ = F.interpolate(places, size=batch.image.shape[-2:], mode="bicubic").clamp_min(0)
