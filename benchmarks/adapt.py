@@ -1,8 +1,8 @@
 """Does adapting to a hospital keep the p-value's promise there, and from how many films on?
 
 Leave one site out: Gaussians and scales are those of the other sites' normal training films. Then
-local films of the site left out adapt them (`nofinding.methods.frozen_features.adapting`), and its other normal
-films are judged: the share at p <= 0.05, over random divisions. Unlabelled local films are
+local films of the site left out adapt them (`methods/frozen_features/adapting.py`), and its other
+normal films are judged: the share at p <= 0.05, over random divisions. Unlabelled local films are
 mixtures with lesions put into films of that site (`benchmarks/transfer.py lesions`); no abnormal
 film of any site is opened.
 

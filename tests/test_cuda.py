@@ -345,8 +345,7 @@ def test_bench_gives_each_cell_the_gpu(
         "tiny",
         "--jobs",
         2,
-        "--pictures",
-        "false",
+        "--no-pictures",
     ]
     run("bench", *grid, "--accelerator", "cuda", "--out", tmp_path / "bench", "--bootstrap", 20)
     payload = json.loads((tmp_path / "bench" / "results.json").read_text())

@@ -53,8 +53,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Rows]:
 
 
 def called(model: Path, films: str, out: Path) -> float:
-    run("score", "--model", model, "--films", films, "--out", out, "--maps", "false",
-        "--gate", "off", "--split", "val", "--missing_fields", "mask")  # fmt: skip
+    run("score", "--model", model, "--films", films, "--out", out, "--no-maps",
+        "--gate", "off", "--split", "val", "--missing-fields", "mask")  # fmt: skip
     with (out / "scores.csv").open(newline="") as file:
         p = [float(row["p_value"]) for row in csv.DictReader(file)]
     return sum(value <= 0.05 for value in p) / len(p)
@@ -90,7 +90,7 @@ def test_diff3m_f_moves_its_features(here: tuple[Path, Path, Rows], tmp_path: Pa
     run("fit", "diff3m-f", "--preset", "tiny", "--films", films, "--out", tmp_path / "m",
         "--gate", "none")  # fmt: skip
     local = write_table(tmp_path / "here.csv", rows[:24])
-    run("adapt", "--model", tmp_path / "m", "--films", local, "--normal_only", "--out",
+    run("adapt", "--model", tmp_path / "m", "--films", local, "--normal-only", "--out",
         tmp_path / "a")  # fmt: skip
     old, new = load_model(tmp_path / "m"), load_model(tmp_path / "a")
     assert new.meta["adapted"]["moved"] == "features, scales, p-values"
@@ -106,10 +106,10 @@ def test_what_cannot_be_adapted_to_is_refused_in_a_line(
     _, model, rows = here
     films = write_table(tmp_path / "films.csv", rows[:19])
     start = ["adapt", "--model", str(model), "--out", str(tmp_path / "o"), "--films", films]
-    assert "--normal_only" in refused(*start)
+    assert "--normal-only" in refused(*start)
     assert "normal films of 19 patients, 20 are needed" in refused(*start, "--normal-only")
     assert "50 are needed" in refused(*start, "--unlabelled")
-    assert "0.6" in refused(*start, "--unlabelled", "--abnormal_at_most", "0.8")
+    assert "0.6" in refused(*start, "--unlabelled", "--abnormal-at-most", "0.8")
     assert not (tmp_path / "o").exists()
     assert "not an empty folder" in refused(*start[:3], "--out", str(model), *start[5:],
                                             "--normal-only")  # fmt: skip

@@ -118,13 +118,13 @@ def adapt_to(exams: Sequence[Exam], source: str, options: AdaptOptions) -> Model
 def _require(options: AdaptOptions) -> None:
     if options.normal_only == options.unlabelled and options.feedback is None:
         raise UserError(
-            "adapt: say what is known of the films, --normal_only (all are normal) or --unlabelled"
+            "adapt: say what is known of the films, --normal-only (all are normal) or --unlabelled"
         )
     if options.feedback is not None and (options.films or options.unlabelled or options.split):
         raise UserError("--feedback: goes without --films, --split and --unlabelled")
     if not 0 < options.abnormal_at_most <= 0.6:
         raise UserError(
-            f"--abnormal_at_most {options.abnormal_at_most:g}: give more than 0 and at most 0.6; "
+            f"--abnormal-at-most {options.abnormal_at_most:g}: give more than 0 and at most 0.6; "
             "where most films are abnormal, normal ones cannot be told from them"
         )
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):

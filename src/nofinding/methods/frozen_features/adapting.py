@@ -157,7 +157,7 @@ class OfGaussians:
         }
 
     def recentred(self, features: Mapping[str, Tensor], *, all_normal: bool) -> Self:
-        """Another detector, whose Gaussians follow those films (functional/features/recentre.py)."""
+        """Another detector, whose Gaussians follow those films (`features/recentre.py`)."""
         other = copy.copy(self)
         other.gaussians = {
             name: recentred(of, features[name], widths=all_normal) if name in features else of
