@@ -1,6 +1,6 @@
-"""Writes docs/commands.md from the parsers, so that it says what `--help` says.
+"""Writes docs/commands/, a page a command, from the parsers: it says what `--help` says.
 
-Run it after any change of an option, a preset, a source or a record field:
+Run it after any change of an option or a source:
 
     .venv/bin/python docs/make_commands.py
 """
@@ -13,22 +13,51 @@ from pathlib import Path
 from typing import Any
 
 from nofinding.cli import COMMANDS, parser_of
-from nofinding.data.ehr import FIELDS
 from nofinding.datasets import SOURCES
-from nofinding.methods import METHODS
 
-HEADER = """\
+__all__ = [
+    "documented",
+    "is_of_method",
+    "options_table",
+    "pages",
+    "presets_table",
+    "table",
+    "write",
+]
+
+FOLDER = Path(__file__).with_name("commands")
+GENERATED = (
+    "<!-- Generated: do not edit. After a change run: .venv/bin/python docs/make_{name}.py -->\n"
+)
+INDEX = """\
 # Commands
 
-<!-- Generated: do not edit. After a change run: .venv/bin/python docs/make_commands.py -->
-
-Every command, option, method, preset, source and record field, as the program itself states
-them. `nofinding COMMAND --help` says the same. Options may stand in a YAML file, given by
+{generated}
+Each command has a page with all of its options, as the program itself states them.
+`nofinding COMMAND --help` says the same. You can keep options in a YAML file and pass it as
 `--config FILE.yaml`; `--print_config` prints such a file. `nofinding --version` prints the version.
 
-Exit codes: 0 done; 2 something is wrong with what was given (one line says what), and nothing was
-left half-written (a long `score` keeps what it has, [to go on](archives.md)); 130 interrupted by
-Ctrl-C; 143 stopped by SIGTERM.
+{commands}
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 2 | the input is wrong: one line says what, and nothing is left half-written |
+| 130 | interrupted by Ctrl-C |
+| 143 | stopped by SIGTERM |
+
+A long `score` keeps what it has finished, and the same command
+[continues from there](../archives.md).
+
+## Sources
+
+Every `--films` takes `SOURCE:PATH`.
+
+{sources}
+[table](../tutorial.md#the-table), [phantom](../phantom.md) and [synthetic](../synthetic.md) explain
+what stands after the colon; [public datasets](../cohorts.md) covers the rest. The fields of the
+EHR are [on a page of their own](../ehr.md).
 """
 WORDS = {  # for the two that jsonargparse describes at length, or in passing
     "print_config": "Prints the options that result from all the others, as YAML, and ends.",
@@ -39,20 +68,44 @@ WORDS = {  # for the two that jsonargparse describes at length, or in passing
 TAKES = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true, false"}
 
 
-def text() -> str:
-    """The whole of docs/commands.md."""
-    parts = [HEADER, _contents()]
-    for command in COMMANDS:
-        method = next(iter(METHODS)) if command == "fit" else None
-        parser = parser_of(command, method)
-        actions = documented(parser)
-        if method:  # the options of a method stand under its name
-            actions = [a for a in actions if not _of_method(a)]
-        parts.append(f"## nofinding {command}\n\n{parser.description}\n\n{_options(actions)}")
-    parts.append("## Methods\n\n" + "\n".join(_method(name) for name in METHODS))
-    parts.append(_sources())
-    parts.append(_fields())
-    return "\n".join(parts)
+def pages() -> dict[str, str]:
+    """File name -> text of every page of docs/commands/."""
+    parsers = {command: parser_of(command) for command in COMMANDS}
+    rows = [
+        (f"[nofinding {command}]({command}.md)", _sentence(str(parser.description)))
+        for command, parser in parsers.items()
+    ]
+    sources = [(f"`{name}:`", _sentence(source.summary)) for name, source in SOURCES.items()]
+    index = INDEX.format(
+        generated=GENERATED.format(name="commands"),
+        commands=table(("command", "what it does"), rows),
+        sources=table(("source", "what it reads"), sources),
+    )
+    return {"index.md": index} | {f"{c}.md": _page(c, parser) for c, parser in parsers.items()}
+
+
+def _page(command: str, parser: Any) -> str:
+    actions = [a for a in documented(parser) if command != "fit" or not is_of_method(a)]
+    more = (
+        "\nOptions that begin with `--method.` belong to the method: see the page of "
+        "[the method](../methods/index.md).\n"
+        if command == "fit"
+        else ""
+    )
+    return (
+        f"# nofinding {command}\n\n{GENERATED.format(name='commands')}\n"
+        f"{_sentence(str(parser.description))}\n\n{options_table(actions)}{more}"
+    )
+
+
+def write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes the pages, and removes those of what is there no longer."""
+    folder.mkdir(exist_ok=True)
+    for path in folder.glob("*.md"):
+        if path.name not in texts:
+            path.unlink()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def documented(parser: Any) -> list[Action]:
@@ -60,20 +113,17 @@ def documented(parser: Any) -> list[Action]:
     return [a for a in parser._actions if a.help != SUPPRESS and a.dest != "help"]
 
 
-def _of_method(action: Action) -> bool:
+def is_of_method(action: Action) -> bool:
+    """Whether an option of `fit` belongs to the method."""
     return action.dest.split(".")[0] == "method"
 
 
-def _contents() -> str:
-    headings = [f"nofinding {c}" for c in COMMANDS] + ["Methods", "Sources", "Record fields"]
-    return "\n".join(f"- [{h}](#{h.lower().replace(' ', '-')})" for h in headings) + "\n"
-
-
-def _options(actions: list[Action]) -> str:
+def options_table(actions: list[Action]) -> str:
+    """Markdown: a row an option."""
     if not actions:
         return "No options.\n"
     rows = [(_name(a), _takes(a), _default(a), _words(a)) for a in actions]
-    return _table(("option", "takes", "default", "what it is"), rows)
+    return table(("option", "takes", "default", "what it is"), rows)
 
 
 def _name(action: Action) -> str:
@@ -131,29 +181,21 @@ def _sentence(words: str | None) -> str:
     return line if not line or line[-1] in ".)" else f"{line}."
 
 
-def _method(name: str) -> str:
-    cls = METHODS[name]
-    actions = [a for a in documented(parser_of("fit", name, "small")) if _of_method(a)]
-    return (
-        f"### {name}\n\n{cls.summary}. Paper: {cls.paper}. Supervision: {cls.supervision}.\n\n"
-        f"{_options(actions)}\nPresets, and what each changes:\n\n{_presets(cls.PRESETS)}"
-    )
-
-
-def _presets(presets: Mapping[str, Any]) -> str:
+def presets_table(presets: Mapping[str, Any]) -> str:
+    """Markdown: what each preset changes."""
     flat = {name: dict(_flat(asdict(config))) for name, config in presets.items()}
     rows = []
     for name, config in flat.items():
-        # "paper-program" is told from "paper", everything else from the defaults.
+        # "paper-program" is compared with "paper", all others with the defaults.
         size, dash, _ = name.partition("-")
         base = size if dash and size in flat else ""
         other = flat[base or "small"]
         changed = ", ".join(f"{k} {_value(v)}" for k, v in config.items() if v != other[k])
-        changes = (
+        differs = (
             f"as `{base}`, but {changed}" if base else changed or "nothing: the defaults above"
         )
-        rows.append((f"`{name}`", changes))
-    return _table(("preset", "differs in"), rows)
+        rows.append((f"`{name}`", differs))
+    return table(("preset", "differs in"), rows)
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -164,38 +206,11 @@ def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
             yield before + name, value
 
 
-def _sources() -> str:
-    rows = [(f"`{name}:`", _sentence(source.summary)) for name, source in SOURCES.items()]
-    notes = (
-        "[table](tutorial.md#the-table), [phantom](phantom.md) and [synthetic](synthetic.md) say\n"
-        "what stands after the colon."
-    )
-    return f"## Sources\n\n{_table(('source', 'what it reads'), rows)}\n{notes}\n"
-
-
-def _fields() -> str:
-    rows = [
-        (
-            f"`{name}`",
-            field.kind,
-            field.unit or ", ".join(field.categories),
-            field.loinc or "",
-            "" if field.low is None else f"{field.low:g} to {field.high:g}",
-        )
-        for name, field in FIELDS.items()
-    ]
-    titles = ("field", "kind", "unit or categories", "LOINC", "plausible")
-    return (
-        f"## Record fields\n\n{_table(titles, rows)}\n"
-        "A value outside the plausible range is left out and flagged. Others are added in a YAML "
-        "file: [adding a record field](adding.md#a-record-field).\n"
-    )
-
-
-def _table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
     lines = [titles, ("---",) * len(titles), *rows]
     return "".join("| " + " | ".join(c.replace("|", "\\|") for c in r) + " |\n" for r in lines)
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("commands.md").write_text(text(), encoding="utf-8")
+    write(FOLDER, pages())

@@ -37,7 +37,7 @@ nofinding recipes zhanglab
   digit. Counts that are not known cannot be compared with yours.
 - `source` is the paper to cite. The figures were collected from the papers' own repositories;
   check them there before you print them.
-- `here` names the method of [ours](commands.md#methods) that is of that kind; "no": there is none.
+- `here` names the method of [ours](methods/index.md) that is of that kind; "no": there is none.
 
 A recipe is a YAML file in `src/nofinding/recipes/`; one more file is one more recipe. Every key is
 checked when it is read.

@@ -87,7 +87,7 @@ class Hospital:
 def service(home: Path, model: str) -> Iterator[str]:
     """`nofinding serve`, until it is ready."""
     process = subprocess.Popen(
-        command("serve", "--home", str(home), "--model", model, "--port", "0", "--keep_free", "0"),
+        command("serve", "--home", str(home), "--model", model, "--port", "0", "--keep-free", "0"),
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -181,7 +181,7 @@ def draw(folder: Path, out: Path) -> None:
         films = (
             f"phantom:train=400,val=100,test=0,abnormal=0,size=128,seed={hospital.copy.seed + 1}"
         )
-        fit = ("fit", "pca", "--films", films, "--out", str(model), "--method.image_size", "128")
+        fit = ("fit", "pca", "--films", films, "--out", str(model), "--method.image-size", "128")
         subprocess.run(command(*fit, "--method.components", "64", "--gate", "none"), check=True)
         with service(folder / "home-pca", str(model)) as url:
             job = send(url, hospital.film(SHOWN), hospital.record(SHOWN))

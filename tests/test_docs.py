@@ -1,15 +1,19 @@
 """The documentation against the program: nothing undocumented, nothing stale, nothing broken.
 
-Command lines are parsed by the real parsers, not run; the examples of docs/adding.md are run.
+Command lines are parsed by the real parsers, not run. All Python that the pages show is run.
 """
 
 import importlib.util
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +30,11 @@ from nofinding.types import Batch, Exam, Pixels
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
-COMMANDS_PAGE = ROOT / "docs" / "commands.md"
+COMMANDS_PAGE = ROOT / "docs" / "commands" / "index.md"
+METHODS_PAGE = ROOT / "docs" / "methods" / "index.md"
+EXAMPLES_PAGE = ROOT / "docs" / "add-a-method.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -54,10 +60,11 @@ def command_lines() -> Iterator[tuple[str, str]]:
         for block in blocks(page, ""):
             for line in block.replace("\\\n", " ").splitlines():
                 if re.match(r"(nofinding|torchrun) ", line):
-                    yield page.name, line
+                    yield page.relative_to(ROOT).as_posix(), line
 
 
 LINES = list(command_lines())
+parser = cache(parser_of)  # each is asked about several times
 
 
 @pytest.fixture(scope="module")
@@ -66,28 +73,33 @@ def maker() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def method_maker(maker: ModuleType) -> ModuleType:  # which imports make_commands
+    return load(ROOT / "docs" / "make_methods.py", "make_methods")
+
+
+@pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[ModuleType]:
-    """The method and the source of docs/adding.md."""
+    """The method and the source of docs/add-a-method.md."""
     folder = tmp_path_factory.mktemp("adding")
     modules = []
-    for index, text in enumerate(blocks(ROOT / "docs" / "adding.md", "python")):
+    for index, text in enumerate(blocks(EXAMPLES_PAGE, "python")):
         path = folder / f"adding_{index}.py"
         path.write_text(text, encoding="utf-8")
         modules.append(load(path, path.stem))
     return modules
 
 
-def test_commands_page_is_what_the_parsers_say(maker: ModuleType) -> None:
-    page = COMMANDS_PAGE.read_text(encoding="utf-8")
-    assert page == maker.text(), "stale: run .venv/bin/python docs/make_commands.py"
-
-
-def test_methods_page_is_what_the_methods_say() -> None:
-    page = ROOT / "docs" / "methods.md"
-    output = load(ROOT / "docs" / "make_methods.py", "make_methods").text()
-    assert page.read_text(encoding="utf-8") == output, (
-        "stale: .venv/bin/python docs/make_methods.py"
-    )
+@pytest.mark.parametrize("kind", ["commands", "methods"])
+def test_generated_pages_are_what_the_program_says(
+    kind: str, maker: ModuleType, method_maker: ModuleType
+) -> None:
+    expected = (maker if kind == "commands" else method_maker).pages()
+    there = {
+        path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / kind).glob("*.md")
+    }
+    assert there.keys() == expected.keys(), f"run .venv/bin/python docs/make_{kind}.py"
+    stale = [name for name, text in expected.items() if there[name] != text]
+    assert not stale, f"stale: {stale}; run .venv/bin/python docs/make_{kind}.py"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -97,27 +109,29 @@ def test_every_method_says_where_it_comes_from(name: str) -> None:
         assert words.strip().endswith("."), f"{name}: {words!r} is no whole sentence"
 
 
-def test_every_option_is_on_the_commands_page(maker: ModuleType) -> None:
-    text = COMMANDS_PAGE.read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^###? (.+?)\n(.*?)(?=^###? |\Z)", text, re.M | re.S))
-    parsers = [(f"nofinding {name}", parser_of(name)) for name in COMMANDS]
-    parsers += [(name, parser_of("fit", name)) for name in METHODS]
-    for title, parser in parsers:
-        for action in maker.documented(parser):
-            of_method = action.dest.split(".")[0] == "method"
-            if title in METHODS and not of_method:
-                continue
-            for option in action.option_strings or [str(action.metavar)]:
-                assert f"`{option}`" in sections[title], f"{title}: {option} is not documented"
+@pytest.mark.parametrize("name", [*COMMANDS, *METHODS])
+def test_every_option_is_on_the_page_and_says_what_it_is(name: str, maker: ModuleType) -> None:
+    method = name if name in METHODS else None
+    page = ROOT / "docs" / ("methods" if method else "commands") / f"{name}.md"
+    text = page.read_text(encoding="utf-8")
+    own = parser("fit", method) if method else parser(name)
+    assert own.description
+    for action in maker.documented(own):
+        if method and not maker.is_of_method(action):
+            continue
+        assert (action.help or "").strip(), f"{name}: no docstring under {action.dest}"
+        for option in action.option_strings or [str(action.metavar)]:
+            assert re.search(rf"^\| `[^|]*{re.escape(option)}[`, ]", text, re.MULTILINE), (
+                f"{name}: {option} is not documented"
+            )
 
 
-def test_every_option_says_what_it_is(maker: ModuleType) -> None:
-    parsers = [parser_of(name) for name in COMMANDS]
-    parsers += [parser_of("fit", name) for name in METHODS]
-    for parser in parsers:
-        assert parser.description
-        silent = [a.dest for a in maker.documented(parser) if not (a.help or "").strip()]
-        assert not silent, f"{parser.prog}: no docstring under {silent}"
+def test_every_command_and_method_is_on_the_index() -> None:
+    commands, methods = (p.read_text(encoding="utf-8") for p in (COMMANDS_PAGE, METHODS_PAGE))
+    for name in COMMANDS:
+        assert f"\n| [nofinding {name}]({name}.md) | " in commands
+    for name, cls in METHODS.items():
+        assert f"\n| [{name}]({name}.md) | {cls.summary} | " in methods
 
 
 def rows_of(page: Path) -> dict[str, str]:
@@ -126,20 +140,20 @@ def rows_of(page: Path) -> dict[str, str]:
     return dict(rows)
 
 
-def test_readme_lists_every_method_with_what_it_is_told() -> None:
-    rows = rows_of(ROOT / "README.md")
+def test_methods_page_says_what_each_is_told() -> None:
+    text = METHODS_PAGE.read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| \[([\w-]+)\]\([\w-]+\.md\) (\|.*)$", text, re.MULTILINE))
     everything = Exam(image_id="a", patient_id="a", pixels=Noise(0), ehr=dict.fromkeys(FIELDS, 1.0))
     stats = EhrStats.of([everything], list(FIELDS.values()))
     for name, cls in METHODS.items():
-        assert name in rows, f"README.md has no row for the method {name}"
         uses_ehr = cls(cls.PRESETS["tiny"], stats).uses_ehr
         assert f"| {cls.supervision} | {'yes' if uses_ehr else 'no'} |" in rows[name]
 
 
-def test_readme_lists_every_record_field() -> None:
-    rows = rows_of(ROOT / "README.md")
+def test_every_field_of_the_ehr_is_explained() -> None:
+    rows = rows_of(ROOT / "docs" / "ehr.md")
     for name, field in FIELDS.items():
-        assert name in rows, f"README.md has no row for the record field {name}"
+        assert name in rows, f"docs/ehr.md has no row for {name}"
         assert (field.unit or ", ".join(field.categories)) in rows[name]
         assert (field.loinc or "") in rows[name]
         limits = "" if field.low is None else f"{field.low:g} to {field.high:g}"
@@ -153,12 +167,12 @@ def test_every_source_is_explained(name: str) -> None:
     assert any(f"{name}:" in page.read_text(encoding="utf-8") for page in pages)
 
 
-def test_every_preset_is_on_the_commands_page() -> None:
-    text = COMMANDS_PAGE.read_text(encoding="utf-8")
+def test_every_preset_is_on_the_page_of_its_method() -> None:
     for name, cls in METHODS.items():
-        part = text.split(f"\n### {name}\n")[1].split("\n### ")[0].split("\n## ")[0]
+        text = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        presets = text.split("\n## Presets\n")[1]
         for preset in cls.PRESETS:
-            assert f"\n| `{preset}` |" in part, f"{name}: preset {preset} is not documented"
+            assert f"\n| `{preset}` |" in presets, f"{name}: preset {preset} is not documented"
 
 
 def anchors(page: Path) -> set[str]:
@@ -167,7 +181,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -179,6 +193,41 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), f"{page.name}: {target} does not exist"
         if anchor:
             assert anchor in anchors(file), f"{page.name}: {target}: no such heading"
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        assert f": {page.name}\n" in menu, f"mkdocs.yml: nav lacks {page.name}"
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir"]
+    done = subprocess.run([*words, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "class Model" in re.sub("<[^>]+>", "", (tmp_path / "api" / "index.html").read_text())
+
+
+PYTHON_PAGES = [page for page in PAGES if page != EXAMPLES_PAGE and blocks(page, "python")]
+
+
+def test_the_pages_hold_python() -> None:
+    assert {page.name for page in PYTHON_PAGES} >= {"README.md", "index.md", "python.md"}
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.name)
+def test_python_of_the_pages_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pytest.importorskip("data_store")
+    film = next(Path(store.__file__).parent.rglob("RG1_J2KI.dcm"))  # a real one
+    shutil.copyfile(film, tmp_path / "film.dcm")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOFINDING_CACHE", str(tmp_path / "cache"))
+    namespace: dict[str, Any] = {}
+    for number, text in enumerate(blocks(page, "python")):
+        exec(compile(text, f"{page.name}, block {number}", "exec"), namespace)
 
 
 def test_every_file_and_test_of_the_threat_model_exists() -> None:
@@ -228,10 +277,10 @@ def test_command_lines_parse(page: str, line: str) -> None:
         assert method in METHODS, f"{page}: {line}"
         preset = given[given.index("--preset") + 1] if "--preset" in given else "small"
         assert preset in METHODS[method].PRESETS, f"{page}: {line}"
-    parser = parser_of(command, method, preset)
-    parsed = parser.parse_args(given)  # ArgumentError where it does not parse
+    own = parser(command, method, preset)
+    parsed = own.parse_args(given)  # ArgumentError where it does not parse
     if method is not None:
-        config = parser.instantiate(parsed).method
+        config = own.instantiate(parsed).method
         if not preset.startswith("paper"):  # that network is large
             METHODS[method](config, EhrStats.of([], list(FIELDS.values())))
     films = getattr(parsed, "films", None) or []

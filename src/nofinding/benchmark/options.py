@@ -54,7 +54,7 @@ class BenchOptions:
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     fields_file: Path | None = None
-    """YAML file with further record fields (docs/adding.md)."""
+    """YAML file with further record fields (docs/ehr.md)."""
     cache: Path | None = None
     """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
 

@@ -43,7 +43,7 @@ class CohortOptions(Choices):
     """A published protocol (see `nofinding recipes`) that makes the choices; what is counted
     otherwise than published is printed."""
     fields_file: Path | None = None
-    """YAML file with further record fields (docs/adding.md)."""
+    """YAML file with further record fields (docs/ehr.md)."""
     threads: Annotated[int, Range(0)] = 0
     """CPU threads for the tables; 0: all there are."""
     overwrite: bool = False

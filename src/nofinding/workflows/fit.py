@@ -69,7 +69,7 @@ class FitOptions:
     fields: list[str] | None = None
     """Record fields to use; default: every field recorded for some training film."""
     fields_file: Path | None = None
-    """YAML file with further record fields (docs/adding.md)."""
+    """YAML file with further record fields (docs/ehr.md)."""
     balance: Annotated[int, Range(1)] = 1
     """Repeat the films of small sources, this often at most, so that a large one does not drown
     them."""

@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Notes:
-    """Where a method comes from, for docs/methods.md; Markdown, whole sentences."""
+    """Where a method comes from, for docs/methods/; Markdown, whole sentences."""
 
     paper: str
     """What the paper says that the method does."""
