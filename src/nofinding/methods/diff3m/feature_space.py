@@ -58,7 +58,8 @@ from nofinding.methods.frozen_features.lesion_evidence import (
     normal_lesions,
 )
 from nofinding.nets.chest import STRIDE, ChestNet
-from nofinding.nets.feature_maps import FeatureMaps, load_features
+from nofinding.nets.external_backbones import load_features
+from nofinding.nets.feature_maps import FeatureMaps
 from nofinding.nets.focal import WIDTHS, FocalNet
 from nofinding.ranges import Range, require_ranges
 from nofinding.runtime import Network, Runtime, device_of
