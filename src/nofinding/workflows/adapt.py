@@ -24,7 +24,7 @@ from nofinding.model.calibration import stored_calibration
 from nofinding.model.input_gate import Gatekeeper, one_a_patient, save_adapted_gate
 from nofinding.model.pretrained import SHIPPED, model_folder
 from nofinding.progress import say, tracked
-from nofinding.scoring.workspace import whole_or_not
+from nofinding.storage.atomic import whole_or_not
 from nofinding.storage.file_names import printed
 from nofinding.types import Exam
 from nofinding.workflows.fit import BATCH, to_device, use_threads
