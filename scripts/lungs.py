@@ -24,7 +24,7 @@ from nofinding.functional.noise import generators
 from nofinding.functional.synthetic.acquisition import exposure, place, placement
 from nofinding.nets.focal import LungNet
 from nofinding.progress import say
-from nofinding.storage.checkpoint import write_atomic
+from nofinding.storage.atomic import write_atomic
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "src" / "nofinding" / "weights"
 SIDE, STEPS, BATCH, HELD_OUT, BLACK = 224, 160, 16, 100, 12
