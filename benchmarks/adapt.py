@@ -173,9 +173,7 @@ def rows_of(
             local, test = some(pool, order[:n]), some(pool, order[n:][:300])
             result = adapted(judge, local, known, abnormal_at_most=0, seed=draw)
             assert isinstance(result.detector, Judge)
-            lifted = np.maximum(
-                np.sort(result.scores.numpy()), result.reconstruction.quantiles.numpy()
-            )
+            lifted = np.maximum(np.sort(result.scores.numpy()), result.normal.quantiles.numpy())
             note((f"{n} normal", ""), result.detector, lifted, test)
             for share in SICK if n >= 50 else ():
                 ill = round(share * n)
@@ -184,7 +182,7 @@ def rows_of(
                 result = adapted(judge, films, known, abnormal_at_most=0.6, seed=draw)
                 assert isinstance(result.detector, Judge)
                 key = (f"{n} unlabelled", f"{100 * share:.0f} %")
-                note(key, result.detector, result.reconstruction.quantiles.numpy(), test)
+                note(key, result.detector, result.normal.quantiles.numpy(), test)
     lines = []
     for key, pairs in rates.items():
         normal, ill_called = np.array(pairs).T

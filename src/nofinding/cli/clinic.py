@@ -35,7 +35,8 @@ def _listen(parser: Parser, parsed: Namespace) -> None:
 
 
 def _serve(parser: Parser, parsed: Namespace) -> None:
-    from nofinding.service.serve import ServeOptions, serve
+    from nofinding.service.options import ServeOptions
+    from nofinding.service.serve import serve
 
     code = serve(options_from(ServeOptions, parsed))
     if code:
@@ -92,7 +93,7 @@ COMMANDS = {
     "serve": Command(
         summary="films by HTTP, results in a browser",
         run=_serve,
-        options="nofinding.service.serve:ServeOptions",
+        options="nofinding.service.options:ServeOptions",
         first=("home", "host", "port", "model", "token_file"),
     ),
     "study": Command(

@@ -48,7 +48,8 @@ def _evaluate(parser: Parser, parsed: Namespace) -> None:
 
 
 def _bench(parser: Parser, parsed: Namespace) -> None:
-    from nofinding.benchmark.grid import BenchOptions, bench
+    from nofinding.benchmark.grid import bench
+    from nofinding.benchmark.options import BenchOptions
 
     print(bench(options_from(BenchOptions, parsed)))
 
@@ -89,7 +90,7 @@ COMMANDS = {
     "bench": Command(
         summary="every method on the same films",
         run=_bench,
-        options="nofinding.benchmark.grid:BenchOptions",
+        options="nofinding.benchmark.options:BenchOptions",
         first=("films", "out", "methods", "preset", "seeds"),
     ),
 }

@@ -52,12 +52,12 @@ class Parser(ArgumentParser):
     command = ""
     help_groups: Sequence[_ArgumentGroup] = ()
 
-    def format_help(self) -> str:
+    def format_help(self, *formatter: Any) -> str:
         """The help, its options sorted by topic."""
         own = self._action_groups
-        self._action_groups = [*self.help_groups] or own
+        self._action_groups = [*self.help_groups] or own  # type: ignore[list-item]
         try:
-            return str(super().format_help())
+            return str(super().format_help(*formatter))
         finally:
             self._action_groups = own
 

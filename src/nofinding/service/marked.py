@@ -67,4 +67,5 @@ class Stored:
     def __call__(self) -> Pixels:
         """(h, w) float32 in [0, 1]."""
         grey = np.load(self.results / self.job / "film.npy", allow_pickle=False)
-        return (grey.astype(np.float32) / 65535).clip(0, 1)
+        pixels: Pixels = (grey.astype(np.float32) / 65535).clip(0, 1)
+        return pixels

@@ -24,10 +24,11 @@ from nofinding.model.calibration import stored_calibration
 from nofinding.model.input_gate import Gatekeeper, one_a_patient, save_adapted_gate
 from nofinding.model.pretrained import SHIPPED, model_folder
 from nofinding.progress import say, tracked
+from nofinding.runtime import to_device, use_threads
 from nofinding.storage.atomic import whole_or_not
 from nofinding.storage.file_names import printed
 from nofinding.types import Exam
-from nofinding.workflows.fit import BATCH, to_device, use_threads
+from nofinding.workflows.fit import BATCH
 
 __all__ = ["NORMAL_LEAST", "UNLABELLED_LEAST", "AdaptOptions", "adapt", "adapt_to"]
 
@@ -111,7 +112,7 @@ def adapt_to(exams: Sequence[Exam], source: str, options: AdaptOptions) -> Model
     how = "features, scales and p-values" if result.features else "p-values alone"
     say(f"{options.out}: {how} follow {len(local)} films")
     if options.unlabelled:
-        say(f"taken for normal: {100 * result.reconstruction.share:.0f} % of them. {UNKNOWN}")
+        say(f"taken for normal: {100 * result.normal.share:.0f} % of them. {UNKNOWN}")
     return load_model(options.out)
 
 
@@ -262,7 +263,7 @@ def _meta(
         "mode": mode,
         "moved": "features, scales, p-values" if result.features else "p-values",
         "abnormal_at_most": options.abnormal_at_most if options.unlabelled else 0.0,
-        "normal_share": result.reconstruction.share,
+        "normal_share": result.normal.share,
         "drift": tests,
         "not_known": UNKNOWN if options.unlabelled else "",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -283,7 +284,7 @@ def _calibration(
     no single film of them calibrates anything.
     """
     fields = known_fields(options.fields_file)
-    smooth = result.reconstruction.quantiles.numpy()
+    smooth = result.normal.quantiles.numpy()
     if options.unlabelled:
         nobody = [
             replace(record, image_id=f"{model.sha256} {i}", ehr={})
