@@ -1,4 +1,4 @@
-"""demo: the whole way on phantoms, and one real film at the end."""
+"""demo: one real film by the model inside the package, then the whole way on phantoms."""
 
 import shutil
 from dataclasses import dataclass
@@ -53,6 +53,15 @@ def demo(options: DemoOptions) -> Path:
     out.mkdir(parents=True)
     (out / MARK).touch()
     model, cache = out / "model", out / "cache"
+    film = real_film()
+    if film is None:
+        say("no real film: the package pydicom-data is not installed")
+    else:
+        row = score([str(film)], ScoreOptions(out=out / "real-film", cache=cache))[0]
+        say(
+            f"one real film ({film.name}), by the adult model inside the package: score "
+            f"{float(row['score']):.4g}, p {row['p_value']}; map in {out / 'real-film' / 'maps'}"
+        )
     say("Simulated films (phantoms), not patients: see docs/phantom.md")
     fit(
         options.method,
@@ -72,15 +81,6 @@ def demo(options: DemoOptions) -> Path:
             model=str(model), films=[COHORT], split="test", out=out / "scores", cache=cache
         ),
     )
-    film = real_film()
-    if film is None:
-        say("no real film: the package pydicom-data is not installed")
-    else:
-        row = score([str(film)], ScoreOptions(out=out / "real-film", cache=cache))[0]
-        say(
-            f"one real film ({film.name}), by the adult model inside the package: score "
-            f"{float(row['score']):.4g}, p {row['p_value']}; map in {out / 'real-film' / 'maps'}"
-        )
     report = out / "report" / "report.html"
     evaluate(
         EvaluateOptions(
