@@ -1,5 +1,6 @@
 """Ranges of options: what is in one, how it is said, and that every command holds to it."""
 
+import math
 import typing
 from argparse import Action
 from dataclasses import dataclass
@@ -82,8 +83,10 @@ def ranges(cls: type) -> dict[str, Range]:
 
 
 def below(allowed: Range) -> float:
-    """A number that is too low."""
-    return allowed.low - 1 if allowed.above is None else allowed.above
+    """A number that is too low, or too high where none is too low."""
+    if allowed.above is not None:
+        return allowed.above
+    return allowed.low - 1 if allowed.low > -math.inf else allowed.high + 1
 
 
 def action_of(parser: Parser, dest: str) -> Action:

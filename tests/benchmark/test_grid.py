@@ -61,7 +61,7 @@ def threads_and_messages(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> str:
     """Two baselines for all, in this process: for what does not hang on which they are."""
-    monkeypatch.setattr(module, "TRIVIAL", FEW)
+    monkeypatch.setattr(module, "BASELINES", FEW)
     monkeypatch.setattr(module, "run_cells", here)
     return ",".join(f"{name}:tiny" for name in FEW)
 

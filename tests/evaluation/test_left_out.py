@@ -100,7 +100,7 @@ def test_abnormal_films_are_read_only_when_opened() -> None:
     records = [*here.normal, *sick]
     fitted = fit("b", here.train)
     assert judge_site(here, fitted, "no", draws=10).auroc == {}
-    looked = replace(here, opened=Opened(records=records, paired=np.array([0, 1, 200, 201])))
+    looked = replace(here, opened=Opened(exams=records, paired=np.array([0, 1, 200, 201])))
     row = judge_site(looked, fitted, "no", draws=10)
     assert row.auroc["all"].value == row.auroc["matched pairs"].value == 1
     assert "matched pairs 1.000" in site_table([row], [])

@@ -90,9 +90,7 @@ def test_unlabelled_films_keep_it_within_a_tenth(toy: Toy, elsewhere: Tensor, si
             local = together(local, films(sick, 400 + seed, away=2, sick=0.8))
         moved = adapted(toy, local, elsewhere, abnormal_at_most=0.6)
         assert isinstance(moved.detector, Toy)
-        rates.append(
-            rate(moved.detector, moved.reconstruction.quantiles.numpy(), 500 + seed, away=2)
-        )
+        rates.append(rate(moved.detector, moved.normal.quantiles.numpy(), 500 + seed, away=2))
     assert np.mean(rates) <= 0.1
 
 
@@ -127,4 +125,4 @@ def test_other_methods_get_new_p_values_alone(elsewhere: Tensor) -> None:
     scores = adapted_scores(object(), local, elsewhere, abnormal_at_most=0)  # type: ignore[arg-type]
     assert not scores.features and torch.equal(scores.scores, local)
     new = elsewhere[100:].double().numpy() * 1.2 + 3
-    assert (p_values(new, scores.reconstruction.quantiles.numpy()) <= 0.05).mean() <= 0.08
+    assert (p_values(new, scores.normal.quantiles.numpy()) <= 0.05).mean() <= 0.08

@@ -12,6 +12,7 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.noise import generators
+from nofinding.methods.base.lung_network import load_lungs
 from nofinding.methods.frozen_features import focal
 from nofinding.methods.frozen_features.focal import (
     FocalConfig,
@@ -20,7 +21,6 @@ from nofinding.methods.frozen_features.focal import (
     lung_field,
 )
 from nofinding.nets.focal import FAMILIES, LUNGS
-from nofinding.nets.weights import load_lungs
 from nofinding.training import TrainConfig, TrainingRun
 from nofinding.types import Exam, Pixels
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from nofinding.functional.noise import generators, uniform
+from nofinding.methods.base.lung_network import load_lungs
 from nofinding.nets.focal import FAMILIES, LUNGS, PRETRAINED, FocalNet, local_contrast
-from nofinding.nets.weights import load_lungs
 
 SIDE = 64
 

@@ -70,7 +70,7 @@ def test_what_is_stated_comes_before_the_header_and_that_before_the_record(
 def test_a_pressure_is_not_paired_with_that_of_another_time(film: Path) -> None:
     known = [Known({"systolic": 120.0, "diastolic": 80.0, "height": 165.0}, ())]
     (record,) = file_exams([film], ["systolic=150"], FIELDS, known)
-    assert record.ehr == {"systolic": 150, "height": 165, "weight": 70}
+    assert record.ehr == {"systolic": 150, "height": 165, "weight": 70, "age": 60}
     (record,) = file_exams([film], [], FIELDS, known)
     assert record.ehr["systolic"] == 120
 

@@ -53,7 +53,7 @@ def test_a_killed_run_goes_on(
     command = cache(f"table:{cohort / 'films.csv'}", tmp_path / "c", "--size", 16, "--workers", 1)
     child = os.fork()
     if child == 0:
-        own, count = FilmFile.__call__, [0]
+        own, count = FilmFile.decode, [0]
 
         def deadly(film: FilmFile) -> object:
             count[0] += 1
@@ -62,18 +62,18 @@ def test_a_killed_run_goes_on(
                 os.kill(os.getpid(), signal.SIGKILL)
             return own(film)
 
-        FilmFile.__call__ = deadly  # type: ignore[method-assign, assignment]
+        FilmFile.decode = deadly  # type: ignore[method-assign, assignment]
         os._exit(main(command))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     log = tmp_path / "decoded"
-    own = FilmFile.__call__
+    own = FilmFile.decode
 
     def noting(film: FilmFile) -> object:
         with log.open("a") as file:
             file.write(f"{film.path.name}\n")
         return own(film)
 
-    monkeypatch.setattr(FilmFile, "__call__", noting)
+    monkeypatch.setattr(FilmFile, "decode", noting)
     assert main(command) == 0
     assert len(log.read_text().split()) == len(rows) - 10
 

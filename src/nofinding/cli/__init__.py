@@ -3,8 +3,8 @@
 `nofinding COMMAND --help` is made from the docstrings under the dataclasses' fields.
 """
 
-from nofinding.cli.commands import COMMANDS, parser_of
 from nofinding.cli.entry import main
 from nofinding.cli.method_name import completed
+from nofinding.cli.registry import COMMANDS, parser_of
 
 __all__ = ["COMMANDS", "completed", "main", "parser_of"]

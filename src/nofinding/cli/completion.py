@@ -11,7 +11,7 @@ from argparse import Action
 from dataclasses import dataclass
 from typing import Any
 
-from nofinding.cli.commands import COMMANDS, parser_of
+from nofinding.cli.registry import COMMANDS, parser_of
 from nofinding.errors import UserError
 
 __all__ = ["Words", "script", "words_of"]

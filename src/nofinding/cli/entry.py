@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nofinding import __version__
-from nofinding.cli.commands import COMMANDS, parser_of
 from nofinding.cli.method_name import completed, method_and_preset, read_config, values_of
+from nofinding.cli.registry import COMMANDS, parser_of
 from nofinding.cli.usage import usage
 from nofinding.cli.wording import did_you_mean
 from nofinding.errors import UserError

@@ -1,7 +1,7 @@
 """The help of the whole program: its commands in groups."""
 
 from nofinding.cli.command import GROUPS
-from nofinding.cli.commands import BY_GROUP, COMMANDS
+from nofinding.cli.registry import BY_GROUP, COMMANDS
 
 __all__ = ["usage"]
 

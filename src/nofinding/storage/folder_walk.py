@@ -42,7 +42,7 @@ def walk_files(
     while waiting:
         at = waiting.pop()
         subfolders: list[str] = []
-        for entry in _entries(folder / at):
+        for entry in _entries(folder, at):
             path = f"{at}{entry.name}"
             if entry.name.startswith(".") and not hidden:
                 yield WalkedFile(path, "hidden")
@@ -61,8 +61,10 @@ def walk_files(
         waiting += reversed(subfolders)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path, at: str) -> list[os.DirEntry[str]]:
+    """Raises UserError without the name of a subfolder: it may be a patient's."""
     try:
-        return sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+        return sorted(os.scandir(folder / at), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+        inside = "a folder in it " if at else ""
+        raise UserError(f"{folder}: {inside}cannot be read ({error.strerror})") from None

@@ -243,7 +243,8 @@ def test_a_forked_process_has_its_own_decoder(tmp_path: Path) -> None:
 def test_the_decoder_dies_with_its_parent(tmp_path: Path) -> None:
     saved(tmp_path / "a.png", RAMP)
     code = (
-        "import os, sys, time; from pathlib import Path; from nofinding.data import decode;"
+        "import os, sys, time; from pathlib import Path;"
+        "from nofinding.data.decoding import decode;"
         "decode.FilmFile(Path(sys.argv[1]))(); print(decode._child.process.pid, flush=True);"
         "time.sleep(60)"
     )

@@ -31,6 +31,7 @@ def test_names_say_patient_and_germ(copy: Shipped) -> None:
         "films of the val folder, which are train: 16 are too few to tune on": 3,
         "second copies of films, one folder deeper": 1,
         "image files in the folder that no table lists": 1,
+        "files and folders whose names begin with a dot, not looked at": 1,
         "drawn from train for val, where there was none": 5,
     }
 

@@ -95,7 +95,7 @@ def test_a_mapping_of_something_else_is_refused(
 
 def test_bad_tables_are_one_line(copy: Shipped, capsys: pytest.CaptureFixture[str]) -> None:
     copy.edit(LABELS, lambda text: text.replace("Target", "target_", 1))
-    assert f"{LABELS}: has no column 'Target'; stage 2 of the challenge" in copy.refused(capsys)
+    assert f"{LABELS}: has no column 'Target'; is 'target_' meant for it?" in copy.refused(capsys)
     (copy.root / LABELS).unlink()
     assert f"has no file {LABELS}; stage 2" in copy.refused(capsys)
 

@@ -128,7 +128,7 @@ def test_two_score_files_are_compared(cohort: Any, tmp_path: Path) -> None:
     other.parent.mkdir()
     rows = [f"{row['image_id']},{-row['score']}" for row in cohort.rows]
     other.write_text("image_id,score\n" + "\n".join(rows) + "\n")
-    metrics, page = run(cohort, tmp_path / "out", compare=other, baseline="none")
+    metrics, page = run(cohort, tmp_path / "out", compare=other, baselines="none")
     assert [row["role"] for row in metrics["rows"]] == ["method", "compared"]
     assert metrics["delong"]["p_value"] < 1e-6
     first = metrics["rows"][0]["metrics"]["auroc"]["value"]

@@ -230,10 +230,10 @@ def test_without_repair_none_is_trained_and_the_record_is_not_read(
     monkeypatch.setattr(feature_space, "train", never)
     config = Diff3MFConfig(image_size=SIDE, backbone="imagenet", focal=folder)
     detector = Diff3MF(config, STATS).fit(films, seed=3, job=QUIET)
-    assert detector.components == ["focal"] and not detector.uses_ehr
+    assert detector.parts == ["focal"] and not detector.uses_ehr
     assert not any(k.startswith(("repair", "whitening")) for k in detector.state())
     other = like(detector, parts=PARTS)
-    assert other.components == ["texture", "context", "pattern", "focal"]
+    assert other.parts == ["texture", "context", "pattern", "focal"]
     torch.testing.assert_close(
         like(detector).score(others).score, detector.score(others).score, rtol=0, atol=0
     )

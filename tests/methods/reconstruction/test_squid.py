@@ -120,7 +120,7 @@ def test_an_empty_memory_says_the_same_of_every_film() -> None:
 def test_the_student_decodes_what_its_memories_hold() -> None:
     memory = Memory(slots=3, size=2 * 4)
     x = torch.randn(5, 2, 4, 4)
-    windows = cut(memory(x, recalled=1), 2).flatten(2)
+    windows = cut(memory(x, count=1), 2).flatten(2)
     for place in range(4):  # one code for each window, of that place's own
         apart = torch.cdist(windows[:, place], memory.codes[place]).amin(1)
         assert apart.max() < 1e-5

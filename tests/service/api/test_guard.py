@@ -289,7 +289,7 @@ def test_a_log_line_names_the_route_and_nothing_else(
     caplog.set_level(logging.INFO, "nofinding")
     job = done_job(home)
     local.get(f"/v1/jobs/{job.id}/film?format=raw")
-    (line,) = [r.getMessage() for r in caplog.exams if r.name.startswith("nofinding")]
+    (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("nofinding")]
     assert line.startswith("GET /v1/jobs/{job}/film 200 ") and line.endswith(" ms")
     assert job.id not in caplog.text.replace(f"/{job.id}/film?format=raw", "")
 

@@ -220,7 +220,7 @@ def test_a_worker_that_dies_says_of_what_and_quotes_no_film(
         run_worker(options, "w", None, (), multiprocessing.Pipe()[0])
     said = str(died.value.code)
     assert "CANARY" not in said and "\n" not in said
-    assert "there is no model" in said or "ValueError at test_work.py:" in said
+    assert "there is no model" in said or "ValueError at test_worker.py:" in said
 
 
 def test_what_a_killed_process_left_of_results_goes_and_nothing_else(

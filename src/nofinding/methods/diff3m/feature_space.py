@@ -184,9 +184,7 @@ class Diff3MF(OfGaussians):
     """What judges the whole film, and what is focal; the more surprising, the higher."""
 
     name: ClassVar[str] = "diff3m-f"
-    summary: ClassVar[str] = (
-        "Normal features and lesions found; Diff3M on features on request (the default)"
-    )
+    summary: ClassVar[str] = "How unusual the whole film is, and whether one place shows a lesion"
     paper: ClassVar[str] = "after Kim et al., MICCAI 2025; ours"
     notes: ClassVar[Notes] = Notes(
         paper="Ours, after Diff3M: no paper of its own.",

@@ -21,9 +21,9 @@ from nofinding.functional.image.equalise import equalise
 from nofinding.functional.image.lesions import LESIONS, paint_lesions
 from nofinding.functional.image.lookalikes import paint_lookalikes, reprocessed
 from nofinding.functional.synthetic.acquisition import exposure, labels, place, placement
+from nofinding.methods.base.lung_network import load_lungs
 from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.nets.focal import FAMILIES, LUNGS, Focal, FocalNet, LungNet
-from nofinding.nets.weights import load_lungs
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision

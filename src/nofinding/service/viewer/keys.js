@@ -45,7 +45,7 @@ export const KEYS = [
     ["s", "swipe", "pseudo-healthy film as a swipe"],
     [",", "dividerLeft", "swipe: divider to the left"],
     [".", "dividerRight", "swipe: divider to the right"],
-    ["r", "record", "go to the record's what-if fields"],
+    ["r", "record", "go to the EHR's what-if fields"],
     ["v", "verdict", "go to the reader's feedback"],
   ]],
 ];
