@@ -160,7 +160,7 @@ def test_fit_is_repeatable_and_resume_of_a_finished_one_returns(
     assert "finished already" in capsys.readouterr().err
     for changed, named in (
         (["--seed", "3"], "seed was 0, now 3"),
-        (["--aspect", "squash"], "aspect was pad, now squash"),
+        (["--aspect", "squash"], 'aspect was "pad", now "squash"'),
         (["--method.train.steps", "3"], "config.train.steps was"),
         (["--fields", "age"], "fields was"),
     ):

@@ -26,6 +26,12 @@ def _cache(parser: Parser, parsed: Namespace) -> None:
     cache_films(options_from(CacheOptions, parsed))
 
 
+def _twins(parser: Parser, parsed: Namespace) -> None:
+    from nofinding.workflows.twins import TwinsOptions, list_twins
+
+    list_twins(options_from(TwinsOptions, parsed))
+
+
 def _example(parser: Parser, parsed: Namespace) -> None:
     from nofinding.workflows.example import ExampleOptions, write_example
 
@@ -64,6 +70,20 @@ COMMANDS = {
         summary="decode films ahead, with every core",
         run=_cache,
         options="nofinding.workflows.warm_cache:CacheOptions",
+    ),
+    "twins": Command(
+        summary="films that are one film: inverted, masked, cropped, mirrored",
+        run=_twins,
+        options="nofinding.workflows.twins:TwinsOptions",
+        positionals=(
+            Positional(
+                dest="films",
+                metavar="SOURCE:PATH",
+                nargs="+",
+                help="films, one or more sources (see `nofinding sources`)",
+            ),
+        ),
+        first=("out", "pairs", "unreadable"),
     ),
     "example": Command(
         summary="a small copy of a dataset, to try",

@@ -143,6 +143,23 @@ class FilmCache:
         temporary.write_text(json.dumps(metadata), encoding="utf-8")
         temporary.replace(file)
 
+    def derived(self, pixels: Callable[[], Pixels], name: str, length: int) -> Any:
+        """The words (uint16) that `keep` stored beside the film under that name; None where there
+        are none, or the pixels have no fingerprint."""
+        if not hasattr(pixels, "fingerprint"):
+            return None
+        key = hashlib.sha256(f"{VERSION}|{self._fingerprint(pixels)}|{name}".encode()).digest()
+        return self._of(name, (length,)).find(key)
+
+    def keep(
+        self, pixels: Callable[[], Pixels], name: str, words: UInt16[np.ndarray, " w"]
+    ) -> None:
+        """Stores what was derived from a film, for `derived`; nothing where it has no
+        fingerprint."""
+        if hasattr(pixels, "fingerprint"):
+            key = hashlib.sha256(f"{VERSION}|{self._fingerprint(pixels)}|{name}".encode()).digest()
+            self._try(lambda: self._of(name, (len(words),)).add(key, words))
+
     def _of(self, name: str, shape: tuple[int, ...]) -> "Shards":
         if name not in self._shards:
             self._shards[name] = Shards(self.folder / f"films-{VERSION}" / name, shape)
