@@ -132,7 +132,8 @@ def codes_of(
     grid = course(film, inside).flatten(1)
     codes = torch.stack([grid @ _through(number) for number in frames])
     enough = (grid[:, common_to_chests()[0].flatten() > 0] != 0).sum(1) >= FEWEST_CELLS
-    return codes / codes.norm(dim=2, keepdim=True).clamp_min(1e-6) * enough[:, None]
+    result: Tensor = codes / codes.norm(dim=2, keepdim=True).clamp_min(1e-6) * enough[:, None]
+    return result
 
 
 @torch.no_grad()
