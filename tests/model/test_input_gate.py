@@ -163,7 +163,7 @@ def test_a_model_whose_gate_is_gone_or_another_is_refused(
 def test_a_model_without_a_gate_scores_everything_and_says_so(
     gated: tuple[Path, Rows], spoilt: str, tmp_path: Path
 ) -> None:
-    films = f"table:{gated[0] / 'films.csv'}"
+    films = write_table(tmp_path / "films.csv", gated[1])
     run("fit", "thumbnail", "--films", films, "--gate", "none", "--out", tmp_path / "m")
     assert not (tmp_path / "m" / "gate.json").exists()
     run("score", "--model", tmp_path / "m", "--films", spoilt, *SCORE, "--out", tmp_path / "s")
