@@ -502,7 +502,7 @@ def evaluate(
     rows = [row for row in predictions if row.image_id in part]
     if not rows:
         raise UserError(f"evaluate: none of the {len(predictions)} predictions is of these films")
-    cohort = films.cohort
+    cohort, fields = films.cohort, known_fields(None)
     with tempfile.TemporaryDirectory(prefix="nofinding-") as folder:
         out = Path(folder)
         metrics = assess(
@@ -512,7 +512,7 @@ def evaluate(
             name=cohort.name,
             phantom=cohort.phantom,
             train_normals=normals(list(films), "train"),
-            fields=[known_fields(None)[n] for n in cohort.offers if n in known_fields(None)],
+            fields=[fields[name] for name in cohort.offers if name in fields],
             cache=cache_at(None),
             seed=seed,
             bootstrap=bootstrap,

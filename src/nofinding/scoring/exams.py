@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -151,8 +151,6 @@ def _content(film: Any) -> bytes:
 
 
 def _with_pixels(exam: Exam, pixels: FileContent) -> Exam:
-    from dataclasses import replace
-
     return replace(exam, pixels=pixels)
 
 

@@ -18,15 +18,27 @@ from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.diffusion.sampler import ddpm_step
 from nofinding.functional.noise import generators
-from nofinding.methods.base.denoising import Denoising, Image
+from nofinding.methods.base.denoising import DenoiserConfig, Denoising, Image
 from nofinding.nets.perceptual import Perceptual
-from nofinding.training import TrainingRun
+from nofinding.training import TrainConfig, TrainingRun
 
-__all__ = ["MEASURED", "Repairing", "grown", "levels", "require_start"]
+__all__ = ["MEASURED", "Repairing", "grown", "levels", "published_denoiser", "require_start"]
 
 MEASURED = 32  # training films, at most, that set the scale
 
 SCALE = "scale."  # before the names of the scales in a model
+
+
+def published_denoiser() -> DenoiserConfig:
+    """The denoiser of both published programs (AutoDDPM, THOR), for films of 128 pixels."""
+    return DenoiserConfig(
+        width=128,
+        multipliers=(1, 2, 2),
+        res_blocks=2,
+        attention_at=(32,),
+        norm_groups=32,
+        train=TrainConfig(steps=100_000, batch_size=8, lr=1e-4),
+    )
 
 
 def levels(start: int, steps: int) -> list[int]:

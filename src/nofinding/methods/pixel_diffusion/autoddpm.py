@@ -21,9 +21,8 @@ from nofinding.functional.image.morphology import dilate
 from nofinding.functional.noise import generators
 from nofinding.methods.base.denoising import DenoiserConfig, Image, tiny_denoiser
 from nofinding.methods.base.protocol import Notes
-from nofinding.methods.base.repair import Repairing, levels, require_start
+from nofinding.methods.base.repair import Repairing, levels, published_denoiser, require_start
 from nofinding.nets.perceptual import Perceptual
-from nofinding.training import TrainConfig
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["AutoDDPM", "AutoDDPMConfig"]
@@ -63,14 +62,7 @@ class AutoDDPMConfig:
 def _published() -> AutoDDPMConfig:
     return AutoDDPMConfig(
         image_size=128,
-        net=DenoiserConfig(
-            width=128,
-            multipliers=(1, 2, 2),
-            res_blocks=2,
-            attention_at=(32,),
-            norm_groups=32,
-            train=TrainConfig(steps=100_000, batch_size=8, lr=1e-4),
-        ),
+        net=published_denoiser(),
         steps=200,
         dilate=3,
         stitch_steps=50,

@@ -22,9 +22,8 @@ from nofinding.functional.image.morphology import close, dilate
 from nofinding.functional.noise import generators
 from nofinding.methods.base.denoising import DenoiserConfig, Image, tiny_denoiser
 from nofinding.methods.base.protocol import Notes
-from nofinding.methods.base.repair import Repairing, require_start
+from nofinding.methods.base.repair import Repairing, published_denoiser, require_start
 from nofinding.nets.perceptual import Perceptual
-from nofinding.training import TrainConfig
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["THOR", "THORConfig"]
@@ -64,14 +63,7 @@ class THORConfig:
 def _published() -> THORConfig:
     return THORConfig(
         image_size=128,
-        net=DenoiserConfig(
-            width=128,
-            multipliers=(1, 2, 2),
-            res_blocks=2,
-            attention_at=(32,),
-            norm_groups=32,
-            train=TrainConfig(steps=100_000, batch_size=8, lr=1e-4),
-        ),
+        net=published_denoiser(),
         stride=1,
         close=3,
         dilate=3,
