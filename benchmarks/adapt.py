@@ -31,7 +31,7 @@ from nofinding.evaluation.statistics.conformal import clopper_pearson, p_values
 from nofinding.functional.features.gaussian import Gaussian, fit_gaussian, out_of_fold
 from nofinding.functional.noise import generators
 from nofinding.functional.synthetic.acquisition import exposure, place, placement
-from nofinding.methods.diff3m.feature_space import Diff3MF
+from nofinding.methods.diff3m.feature_space.detector import Diff3MF
 from nofinding.methods.frozen_features.adapting import OfGaussians, adapted
 from nofinding.model.bundle import load_model
 from nofinding.model.pretrained import model_folder
@@ -101,7 +101,7 @@ def extract(out: Path, data: Path, most: int) -> None:
             if move and start < 80:
                 chance = generators(0, [f"copy/{one}" for one in batch.ids])
                 film = place((batch.image + 1) / 2, placement(chance))
-                other = detector._see(exposure(film, chance) * 2 - 1)
+                other = detector.networks.see(exposure(film, chance) * 2 - 1)
                 for key in POOLED:
                     rows[f"{name}/moved/{key}"].append(other[key] - result[key])
         remaining.update({key: torch.cat(values) for key, values in rows.items()})

@@ -33,9 +33,9 @@ from nofinding.functional.image.equalise import equalise
 from nofinding.methods import Detector
 from nofinding.methods.diff3m.config import Diff3MConfig
 from nofinding.methods.diff3m.detector import Diff3M
-from nofinding.methods.diff3m.feature_space import Diff3MF
+from nofinding.methods.diff3m.feature_space.detector import Diff3MF
+from nofinding.methods.diff3m.feature_space.views import Views
 from nofinding.methods.diff3m.network import Answer
-from nofinding.methods.diff3m.views import Views
 from nofinding.model.bundle import load_model
 from nofinding.model.pretrained import model_folder
 from nofinding.runtime import Portable, Runtime, to_device

@@ -10,7 +10,7 @@ from torch import Tensor
 from nofinding.evaluation.statistics.conformal import p_values
 from nofinding.functional.features.gaussian import fit_gaussian
 from nofinding.methods.base.protocol import Adaptable
-from nofinding.methods.diff3m.feature_space import Diff3MF
+from nofinding.methods.diff3m.feature_space.detector import Diff3MF
 from nofinding.methods.frozen_features.adapting import OfGaussians, adapted, adapted_scores
 
 D = 30

@@ -12,7 +12,7 @@ from nofinding.methods.baselines.pca import PCA
 from nofinding.methods.baselines.pixel_knn import PixelKNN
 from nofinding.methods.baselines.thumbnail import Thumbnail
 from nofinding.methods.diff3m.detector import Diff3M
-from nofinding.methods.diff3m.feature_space import Diff3MF
+from nofinding.methods.diff3m.feature_space.detector import Diff3MF
 from nofinding.methods.frozen_features.cfa import CFA
 from nofinding.methods.frozen_features.deep_knn import DeepKNN
 from nofinding.methods.frozen_features.focal import FocalLesions

@@ -15,18 +15,21 @@ from nofinding.data.ehr import FIELDS, EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.features.gaussian import distance, fit_gaussian, out_of_fold
 from nofinding.functional.features.whiten import whitened
+from nofinding.functional.noise import generators
 from nofinding.functional.synthetic.acquisition import exposure, place, placement
-from nofinding.methods.diff3m import feature_space, views
 from nofinding.methods.diff3m.detection import detect_as_paper, encode_as_paper
-from nofinding.methods.diff3m.feature_space import (
+from nofinding.methods.diff3m.feature_space import detector as detector_module
+from nofinding.methods.diff3m.feature_space import views
+from nofinding.methods.diff3m.feature_space.config import PARTS, Diff3MFConfig
+from nofinding.methods.diff3m.feature_space.detector import Diff3MF
+from nofinding.methods.diff3m.feature_space.films import (
     FOLDS,
-    PARTS,
-    Diff3MF,
-    Diff3MFConfig,
     FeatureFilms,
+    features_of_films,
+    folds,
 )
+from nofinding.methods.diff3m.feature_space.views import POOLED, Views, see
 from nofinding.methods.diff3m.network import Diff3MNet
-from nofinding.methods.diff3m.views import POOLED, Views, see
 from nofinding.nets.chest import ChestNet
 from nofinding.runtime import Runtime
 from nofinding.storage import checkpoint
@@ -124,16 +127,25 @@ def like(fitted: Diff3MF, **changes: object) -> Diff3MF:
 
 
 def seen_by(fitted: Diff3MF, batch: Batch) -> dict[str, Tensor]:
-    network = Runtime().prepare(Views(fitted.backbone, taught=fitted.taught, mirror=True))
+    network = Runtime().prepare(Views(fitted.networks.backbone, taught=True, mirror=True))
     return see(network, batch.image)
+
+
+def features(
+    fitted: Diff3MF, films: Films, indices: Sequence[int], seed: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return features_of_films(
+        fitted.networks.see, films, indices, fitted.config, seed, maps=True, progress=False
+    )
 
 
 def repaired(fitted: Diff3MF, batch: Batch, *, inversion: bool = False) -> Tensor:
     """The squared change of every cell, written out: blind there, with the record back."""
-    assert fitted.whitening is not None
-    z = whitened(seen_by(fitted, batch)["maps"], fitted.whitening)
-    net = fitted.repair.eval()
-    levels = fitted.levels.float()
+    repair = fitted.repair
+    assert repair.whitening is not None
+    z = whitened(seen_by(fitted, batch)["maps"], repair.whitening)
+    net = repair.network.eval()
+    levels = repair.levels.float()
     context, _ = net.attend(z, batch.ehr, batch.known)
     assert context is not None
 
@@ -145,8 +157,8 @@ def repaired(fitted: Diff3MF, batch: Batch, *, inversion: bool = False) -> Tenso
 
     level = fitted.config.noise_level
     if inversion:
-        return encode_as_paper(blind, z, fitted.abar, level)[0].square().mean(1)
-    return (z - detect_as_paper(look, blind, z, fitted.abar, level)).square().mean(1)
+        return encode_as_paper(blind, z, repair.abar, level)[0].square().mean(1)
+    return (z - detect_as_paper(look, blind, z, repair.abar, level)).square().mean(1)
 
 
 @torch.no_grad()
@@ -193,8 +205,8 @@ def test_scales_are_of_the_training_films_distances_out_of_fold(
     for name in ("repair", "evidence"):
         assert float(scores[name].mean()) == pytest.approx(0, abs=0.02)
         assert float(scores[name].std()) == pytest.approx(1, abs=0.03)
-    order = torch.randperm(22, generator=feature_space.generators(3, ["films"])[0])
-    calls, moved = fitted._features(films, order.tolist(), 3, progress=False)
+    order = torch.randperm(22, generator=generators(3, ["films"])[0])
+    calls, moved = features(fitted, films, order.tolist(), 3)
     assert len(moved["texture"]) == 22
     for name in POOLED:
         far = out_of_fold(calls[name], moved[name], torch.arange(22) % FOLDS).log()
@@ -216,9 +228,9 @@ def test_scales_are_of_the_training_films_distances_out_of_fold(
 def test_another_exposure_and_position_of_the_same_film_is_the_nuisance(
     fitted: Diff3MF, films: Films
 ) -> None:
-    calls, moved = fitted._features(films, [4, 9], 3, progress=False)
+    calls, moved = features(fitted, films, [4, 9], 3)
     batch = films.batch([4, 9])
-    rows = feature_space.generators(3, ["copy/f4", "copy/f9"])
+    rows = generators(3, ["copy/f4", "copy/f9"])
     other = exposure(place((batch.image + 1) / 2, placement(rows)), rows) * 2 - 1
     copies = seen_by(fitted, replace(batch, image=other))
     times = fitted.config.nuisance
@@ -230,12 +242,12 @@ def test_another_exposure_and_position_of_the_same_film_is_the_nuisance(
     there = exposure((batch.image + 1) / 2, rows) * 2 - 1
     change = times * (seen_by(fitted, replace(batch, image=there))["maps"] - calls["maps"])
     torch.testing.assert_close(moved["maps"].float(), change, rtol=1e-2, atol=2e-2)
-    again = fitted._features(films, [9], 3, progress=False)[1]
+    again = features(fitted, films, [9], 3)[1]
     torch.testing.assert_close(again["texture"][0], moved["texture"][1], rtol=1e-3, atol=1e-3)
     assert (moved["texture"].abs().mean(1) > 0.01 * calls["texture"].abs().mean(1)).all()
-    otherwise = fitted._features(films, [9], 4, progress=False)[1]
+    otherwise = features(fitted, films, [9], 4)[1]
     assert not torch.allclose(otherwise["texture"], again["texture"], atol=1e-3)
-    none = like(fitted, copied=0)._features(films, [4, 9], 3, progress=False)
+    none = features(like(fitted, copied=0), films, [4, 9], 3)
     assert none[1] == {}
     torch.testing.assert_close(none[0]["texture"], calls["texture"])
     assert calls["maps"].dtype == torch.float16  # they are many
@@ -372,7 +384,7 @@ def test_imagenet_has_neither_taught_features_nor_evidence(films: Films, others:
 
 def test_films_that_are_repeated_share_a_fold() -> None:
     ids = ["a", "b", "c", "a", "d", "e", "f", "b"]
-    assert feature_space._folds(ids).tolist() == [0, 1, 2, 0, 3, 4, 0, 1]
+    assert folds(ids).tolist() == [0, 1, 2, 0, 3, 4, 0, 1]
 
 
 def test_features_stand_in_for_films_in_training(films: Films) -> None:
@@ -394,11 +406,11 @@ def test_no_more_films_than_most_are_kept(
 
     remaining: list[Sequence[int]] = []
 
-    def note(self: Diff3MF, films: Films, indices: Sequence[int], *given: int, **named: bool):  # type: ignore[no-untyped-def]
+    def note(see: object, films: Films, indices: Sequence[int], *given: object, **named: bool):  # type: ignore[no-untyped-def]
         remaining.append(indices)
         raise EnoughError
 
-    monkeypatch.setattr(Diff3MF, "_features", note)
+    monkeypatch.setattr(detector_module, "features_of_films", note)
     for seed in (0, 0, 1):
         with pytest.raises(EnoughError):
             Diff3MF(replace(BASE, backbone=backbone, most=20), STATS).fit(films, seed=seed)

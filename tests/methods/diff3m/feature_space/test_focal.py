@@ -18,8 +18,9 @@ from nofinding.errors import UserError
 from nofinding.functional.features.gaussian import distance
 from nofinding.functional.image.combining import combined, quantiles, surprise
 from nofinding.functional.image.equalise import equalise
-from nofinding.methods.diff3m import feature_space, views
-from nofinding.methods.diff3m.feature_space import PARTS, Diff3MF, Diff3MFConfig
+from nofinding.methods.diff3m.feature_space import repair, views
+from nofinding.methods.diff3m.feature_space.config import PARTS, Diff3MFConfig
+from nofinding.methods.diff3m.feature_space.detector import Diff3MF
 from nofinding.methods.frozen_features.lesion_evidence import (
     above_normal,
     condensed,
@@ -114,9 +115,10 @@ def like(fitted: Diff3MF, **changes: object) -> Diff3MF:
 @torch.no_grad()
 def by_hand(fitted: Diff3MF, batch: Batch) -> tuple[Tensor, Tensor]:
     """The film's and the mirrored film's lesions and pattern, averaged at their own places."""
-    assert fitted.focal is not None
+    focal = fitted.networks.focal
+    assert focal is not None
     film = equalise((batch.image + 1) / 2)
-    here, there = fitted.focal(film), fitted.focal(film.flip(-1))
+    here, there = focal(film), focal(film.flip(-1))
     pooled = [torch.cat([c.mean((2, 3)), c.amax((2, 3))], 1) for c in (here.coarse, there.coarse)]
     return (here.where + there.where.flip(-1)) / 2, (pooled[0] + pooled[1]) / 2
 
@@ -227,7 +229,7 @@ def test_without_repair_none_is_trained_and_the_record_is_not_read(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("nothing was to be trained")
 
-    monkeypatch.setattr(feature_space, "train", never)
+    monkeypatch.setattr(repair, "train", never)
     config = Diff3MFConfig(image_size=SIDE, backbone="imagenet", focal=folder)
     detector = Diff3MF(config, STATS).fit(films, seed=3, job=QUIET)
     assert detector.parts == ["focal"] and not detector.uses_ehr
