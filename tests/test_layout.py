@@ -123,19 +123,57 @@ def test_no_circular_import() -> None:
     assert not circles
 
 
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(name), level=0):
+                yield name
+                yield from (f"{name}.{alias.name}" for alias in node.names)
+            case _:
+                pass
+
+
 @pytest.mark.parametrize(
-    ("module", "home"),
-    [("fcntl", "nofinding.storage.lock")],
-)
-def test_each_once(module: str, home: str) -> None:
-    """Locks are taken in one place."""
-    users = [
-        path
+    ("modules", "home"),
+    [
+        ({"fcntl"}, "nofinding.storage.lock"),
+        ({"requests", "urllib3", "urllib.request", "http.client", "httpx", "aiohttp"},
+         "nofinding.net.http"),
+    ],
+)  # fmt: skip
+def test_each_once(modules: set[str], home: str) -> None:
+    """Locks are taken in one place, and one module asks over HTTP; annotations need no import."""
+    users = set()
+    for path in files(".py"):
+        if path.is_relative_to(ROOT / "src"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            typed = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+            typed = [node for node in typed if ast.unparse(node.test) == "TYPE_CHECKING"]
+            for node in typed:
+                node.body.clear()
+            if any(name == m or name.startswith(f"{m}.") for name in imported(tree)
+                   for m in modules):  # fmt: skip
+                users.add(str(path.relative_to(ROOT / "src").with_suffix("")))
+    assert users == {home.replace(".", "/")}
+
+
+def test_one_module_puts_files_in_place() -> None:
+    """What replaces a file is written whole first: `storage/atomic.py` does that for everyone."""
+    users = {
+        str(path.relative_to(ROOT / "src"))
         for path in files(".py")
         if path.is_relative_to(ROOT / "src")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Import) and module in [alias.name for alias in node.names]
-    ]
-    assert [path.relative_to(ROOT / "src").with_suffix("") for path in users] == [
-        Path(home.replace(".", "/"))
-    ]
+        if (isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.replace", "os.rename"))
+        or (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "replace"
+            and len(node.args) == 1  # of a path, not of a text
+            and not node.keywords
+        )
+    }
+    assert users == {"nofinding/storage/atomic.py"}

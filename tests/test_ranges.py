@@ -4,7 +4,7 @@ import math
 import typing
 from argparse import Action
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -12,7 +12,7 @@ from nofinding.cli import COMMANDS, main, parser_of
 from nofinding.cli.parser import Parser
 from nofinding.errors import UserError
 from nofinding.methods import METHODS
-from nofinding.ranges import Range, range_of, require_ranges
+from nofinding.ranges import Names, Range, range_of, require_ranges
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,8 @@ from nofinding.ranges import Range, range_of, require_ranges
         (Range(above=0, high=1), (0.5, 1), (0, 1.1), "above 0 and up to 1"),
         (Range(high=1), (1, -5), (1.1,), "1 or less"),
         (Range(1), (), (float("nan"),), "1 or more"),
+        (Range(64, multiple=32), (64, 96), (32, 65), "a multiple of 32, 64 or more"),
+        (Range(4, multiple=4), (4,), (0, 6), "a multiple of 4"),
     ],
 )
 def test_a_range_is_what_it_says(
@@ -43,6 +45,9 @@ class Options:
     batch_size: Annotated[int, Range(1, 64)] = 8
     sides: Annotated[tuple[int, ...], Range(1)] = (2,)
     seed: Annotated[int | None, Range(0)] = None
+    widths: Annotated[tuple[int, ...], Range(1, count=2)] = (8, 8)
+    kinds: Annotated[tuple[str, ...], Names("blob", "line")] = ("blob",)
+    direction: Literal["up", "down"] = "up"
 
     def __post_init__(self) -> None:
         require_ranges(self, typed=True)
@@ -53,7 +58,12 @@ class Options:
     [
         ({"batch_size": 65}, "--batch-size 65: give 1 to 64"),
         ({"sides": (3, 0)}, "--sides 0: give 1 or more"),
+        ({"sides": ()}, "--sides (none): give 1 or more numbers, 1 or more"),
         ({"seed": -1}, "--seed -1: give 0 or more"),
+        ({"widths": (8,)}, "--widths 8: give 2 numbers, 1 or more"),
+        ({"kinds": ("blob", "dot")}, "--kinds dot: give some of blob, line"),
+        ({"kinds": ()}, "--kinds (none): give some of blob, line"),
+        ({"direction": "left"}, "--direction left: give one of up, down"),
     ],
 )
 def test_what_is_outside_is_named(values: dict[str, Any], message: str) -> None:
@@ -75,15 +85,17 @@ def test_another_default_keeps_the_range() -> None:
         Other(batch_size=65)
 
 
-def ranges(cls: type) -> dict[str, Range]:
-    """The ranges of a dataclass."""
+def ranges(cls: type) -> dict[str, Range | Names]:
+    """What is declared of the fields of a dataclass."""
     hints = typing.get_type_hints(cls, include_extras=True)
     pairs = {name: range_of(hint) for name, hint in hints.items()}
     return {name: allowed for name, allowed in pairs.items() if allowed is not None}
 
 
-def below(allowed: Range) -> float:
-    """A number that is too low, or too high where none is too low."""
+def below(allowed: Range | Names) -> Any:
+    """A number that is too low, or too high where none is too low; a word that is none."""
+    if isinstance(allowed, Names):
+        return "nothing"
     if allowed.above is not None:
         return allowed.above
     return allowed.low - 1 if allowed.low > -math.inf else allowed.high + 1
@@ -112,12 +124,18 @@ def test_every_method_refuses_what_is_out_of_range(name: str) -> None:
     config = METHODS[name].Config
     parser = parser_of("fit", name)
     for field, allowed in ranges(config).items():
-        value = type(getattr(config(), field))(below(allowed))
-        with pytest.raises(UserError, match=f"{field} {value:g}: give {allowed}"):
+        kind, wrong = type(getattr(config(), field)), below(allowed)
+        some = "" if isinstance(allowed, Range) else "some of "
+        value = (wrong,) if kind is tuple else kind(wrong)
+        shown = wrong if some else f"{wrong:g}"
+        with pytest.raises(UserError) as error:
             config(**{field: value})
+        assert str(error.value) == f"{field} {shown}: give {some}{allowed}"
         option = action_of(parser, f"method.{field}").option_strings[0]
-        with pytest.raises(UserError, match=f"{option} {value:g}: give {allowed}"):
-            parser.parse_args([name, f"{option}={value:g}"])
+        with pytest.raises(UserError) as error:
+            parser.parse_args([name, f"{option}={f'[{shown}]' if kind is tuple else shown}"])
+        assert str(error.value).startswith(f"{option} {shown}: give ")
+        assert str(error.value).endswith(str(allowed))
 
 
 def test_a_size_of_a_list_is_held_to_its_range(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,16 @@ MAIN = "what matters most"
 TOPICS = {
     "sending results": ("peer", "peers", "stow", "send_fhir", "login", "ca", "title"),
     "records": (
-        *("ehr", "record", "window", "zone", "patient_system", "missing_fields", "fields"),
+        *(
+            "ehr",
+            "record",
+            "window",
+            "direction",
+            "zone",
+            "patient_system",
+            "missing_fields",
+            "fields",
+        ),
         *("fields_file",),
     ),
     "computing": (

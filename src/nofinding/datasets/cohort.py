@@ -12,10 +12,11 @@ from pathlib import Path
 from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.decoding.decode import FilmFile
 from nofinding.data.ehr import FIELDS, EhrField, read_fields
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.data.split import check_splits
 from nofinding.datasets import SOURCES
 from nofinding.datasets.build.lesions import MaskLesion
-from nofinding.datasets.protocol import ExamSequence, Remarking, StoredSource
+from nofinding.datasets.protocol import ExamSequence, Remarking, StoredSource, Windowed
 from nofinding.datasets.synthetic import innermost
 from nofinding.errors import UserError
 from nofinding.progress import say
@@ -119,6 +120,21 @@ class Cohort:
             inner = Path(path.parent.name) / path.name if is_file else root
             shown.append(f"{before}{name}:{inner}")
         return printed(", ".join(shown))
+
+    @property
+    def ehr_window(self) -> EhrWindow | None:
+        """When a value of the EHR counted for a film; None where no source says. Raises UserError
+        where two differ."""
+        windows: dict[EhrWindow, str] = {}
+        for spec in self.specs:
+            _, name, root = innermost(*source_of(spec))
+            if isinstance(source := SOURCES[name], Windowed):
+                windows.setdefault(source.ehr_window(root), f"{name}:{root}")
+        if len(windows) > 1:
+            said = ", ".join(f"{spec} {window}" for window, spec in windows.items())
+            raise UserError(f"--films: values of the EHR count differently ({said}); build the "
+                            "cohorts with one --window and --direction")  # fmt: skip
+        return next(iter(windows), None)
 
     def balanced(self, exams: Sequence[Exam], most: int) -> list[Exam]:
         """The records, those of small sources `most` times at most, so that no source drowns

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, overload, runtime_checkable
 
 from nofinding.data.ehr import EhrField
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets.build.flow import Remark
 from nofinding.types import Exam
 
-__all__ = ["ExamSequence", "Remarking", "Source", "StoredSource"]
+__all__ = ["ExamSequence", "Remarking", "Source", "StoredSource", "Windowed"]
 
 
 class Source(Protocol):
@@ -49,6 +50,15 @@ class Remarking(Protocol):
 
     def remarks(self, root: str, fields: Mapping[str, EhrField]) -> tuple[Remark, ...]:
         """What was noticed, and how often. Raises UserError where the table cannot be read."""
+        ...
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A source whose films were given the values of an EHR by their times."""
+
+    def ehr_window(self, root: str) -> EhrWindow:
+        """When a value counted. Raises UserError where the source cannot be read."""
         ...
 
 

@@ -11,14 +11,16 @@ import torch
 
 from nofinding.data.ehr import EhrStats
 from nofinding.data.image import Aspect
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.strata import Partition, Stratum
 from nofinding.methods import METHODS
 from nofinding.methods.base.protocol import Detector, HasRules
+from nofinding.progress import say
 from nofinding.storage import checkpoint
 from nofinding.storage.atomic import write_atomic
 
-__all__ = ["Model", "config_from", "load_model", "save_model", "with_rule"]
+__all__ = ["Model", "config_from", "load_model", "save_model", "stored_window", "with_rule"]
 
 STEM = "model"
 CARD = "README.md"
@@ -52,6 +54,39 @@ class Model:
             return np.empty(0), []
         stored = self.meta["calibration"]
         return np.array(stored["scores"], dtype=np.float64), list(stored["ids"])
+
+    @property
+    def ehr_window(self) -> EhrWindow:
+        """When a value of the EHR counts for a film, as for those that the model was fitted on."""
+        return _window_in(self.meta) or EhrWindow()
+
+    @property
+    def has_window(self) -> bool:
+        """Whether that was stored, and measured fields depend on it."""
+        return _window_in(self.meta) is not None and _measures(self.meta)
+
+
+def stored_window(folder: Path) -> EhrWindow:
+    """When a value of the EHR counts for the model in a folder, whose weights are not looked at.
+
+    Says so where a model that was fitted on measured fields is too old to have it stored: the
+    default counts then. Raises UserError where the folder holds no model.
+    """
+    meta = checkpoint.load_meta(folder / STEM)
+    window = _window_in(meta)
+    if window is None and _measures(meta):
+        say(f"{folder}: the model does not say when a value of the EHR counts; {EhrWindow()} does")
+    return window or EhrWindow()
+
+
+def _window_in(meta: Mapping[str, Any]) -> EhrWindow | None:
+    stored = meta.get("ehr_window")
+    return None if stored is None else EhrWindow.from_json(stored)
+
+
+def _measures(meta: Mapping[str, Any]) -> bool:
+    """Whether the model was fitted with fields that change with the day."""
+    return any(f["kind"] == "numeric" and f["name"] != "age" for f in meta["record"]["fields"])
 
 
 def config_from(cls: type, data: Mapping[str, Any]) -> Any:
@@ -123,7 +158,7 @@ def load_model(folder: Path) -> Model:
         ) from error
     try:
         _check_rest(meta)
-    except MISFIT:
+    except (*MISFIT, UserError):
         raise UserError(
             f"--model {folder}: what {STEM}.json says of calibration, gate, map or films is damaged"
         ) from None
@@ -141,6 +176,7 @@ def _check_rest(meta: Mapping[str, Any]) -> None:
     columns = [stored["ids"], *(stored[k] for k in Stratum._fields if stored.get(k) is not None)]
     scores = np.array(stored["scores"], dtype=np.float64)
     threshold, gate = meta.get("map_threshold"), meta.get("gate")
+    _window_in(meta)
     partition, strata = Partition.from_meta(stored), Stratum.from_meta(stored)
     if partition is not None and any(partition.cell_of(s) is None for s in strata or ()):
         raise ValueError
@@ -217,6 +253,7 @@ normal films this model was fitted on; it is not a diagnosis, and a low score ex
 - Calibration: {len(calibration.get("scores", []))} normal films ({calibration.get("from")});
   how many of them are called is fixed by their number, and no evidence. If options were chosen
   on split val, figures on val flatter the model.
+- EHR: a value counts if it is from at most {_window_in(meta) or EhrWindow()}
 - Seed {meta.get("seed")}, version {meta["code_version"]}, torch {meta["torch_version"]}
 {trained}{_adapted(meta)}
 Intended for: research on anomaly detection with films like those it was fitted on. Misuse:

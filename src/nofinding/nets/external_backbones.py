@@ -233,9 +233,7 @@ def _side(value: Any) -> int:
 
 def _require_layers(layers: Sequence[int], count: int) -> None:
     if not layers or not set(layers) <= set(range(count)):
-        raise UserError(
-            f"layers: {tuple(layers)} is not allowed; this backbone has 0 to {count - 1}"
-        )
+        raise UserError(f"layers {tuple(layers)}: this backbone has 0 to {count - 1}")
 
 
 def _fingerprint(net: nn.Module) -> int:

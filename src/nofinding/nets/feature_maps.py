@@ -38,7 +38,7 @@ class EfficientNetMaps(FeatureMaps):
     def __init__(self, layers: Sequence[int]) -> None:
         super().__init__()
         if not layers or not set(layers) <= set(range(len(BLOCKS))):
-            raise UserError(f"layers: {tuple(layers)} is not allowed; give some of 0 to 15")
+            raise UserError(f"layers {tuple(layers)}: give some of 0 to 15")
         self.layers = tuple(layers)
         self.widths = tuple(width(block) for block in layers)
         self.net = load_efficientnet_lite0()

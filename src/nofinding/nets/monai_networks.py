@@ -40,20 +40,20 @@ class CodecShape:
     def require_fits(self, size: int) -> None:
         """Raises UserError where the network could not be built, or takes no such film."""
         if self.dimensions not in (2, 3):
-            raise UserError(f"dimensions: {self.dimensions} is not allowed; give 2 or 3")
+            raise UserError(f"dimensions {self.dimensions}: give 2 or 3")
         if not self.channels or min(self.channels) < 1:
             raise UserError(f"codec.channels {self.channels}: give one or more, each 1 or more")
         least = 2 ** len(self.channels)
         if size < 8 or size % least:
             raise UserError(
-                f"image_size: {size} is not allowed; give a multiple of {least}, 8 or more, for "
+                f"image_size {size}: give a multiple of {least}, 8 or more, for "
                 f"{len(self.channels)} codec.channels"
             )
         for name in ("res_blocks", "latent_channels", "codes"):
             if getattr(self, name) < 1:
-                raise UserError(f"codec.{name}: {getattr(self, name)} is not allowed; give 1")
+                raise UserError(f"codec.{name} {getattr(self, name)}: give 1")
         if not 0 < self.decay < 1:
-            raise UserError(f"codec.decay: {self.decay:g} is not allowed; give a share below 1")
+            raise UserError(f"codec.decay {self.decay:g}: give a share below 1")
         if self.kind == "kl" and any(c % self.norm_groups for c in self.channels):
             raise UserError(f"codec.norm_groups: {self.norm_groups} must divide codec.channels")
 

@@ -5,12 +5,15 @@ from pathlib import Path
 
 from nofinding.data.decoding.decode import FilmFile
 from nofinding.data.ehr import EhrField
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets.local.single_files import Known
 from nofinding.errors import UserError
+from nofinding.model.bundle import stored_window
+from nofinding.model.pretrained import AUTO, SHIPPED, model_folder
 from nofinding.progress import say
 from nofinding.scoring.options import ScoreOptions
 
-__all__ = ["known_of", "require_fits"]
+__all__ = ["known_of", "require_fits", "window_of"]
 
 
 def require_fits(files: Sequence[str], options: ScoreOptions) -> None:
@@ -24,10 +27,19 @@ def require_fits(files: Sequence[str], options: ScoreOptions) -> None:
         raise UserError("--record: is asked once, here; it does not go with --engine ray")
 
 
+def window_of(model: str) -> EhrWindow:
+    """When a value of the EHR counts for the model of that name; auto: for all shipped ones.
+    Raises UserError where there is no such model."""
+    names = SHIPPED if model == AUTO else (model,)
+    (window,) = {stored_window(model_folder(name)) for name in names}
+    return window
+
+
 def known_of(
     files: Sequence[str], options: ScoreOptions, fields: Mapping[str, EhrField]
 ) -> list[Known]:
     """The record of each file, by the patient and the study in its header; [] without --record.
+    What counts is what counted for the films that the model was fitted on.
 
     A server that fails costs the record, and says so in a flag. Raises UserError for a file that is
     no DICOM film, and for a folder, an address or a time zone that is none.
@@ -39,7 +51,7 @@ def known_of(
 
     asking = Asking(
         source=options.record,
-        window=options.window,
+        window=window_of(options.model),
         system=options.patient_system,
         zone=zone_of(options.zone),
     )

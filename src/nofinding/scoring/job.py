@@ -233,6 +233,12 @@ def _films(options: ScoreOptions, model: Model, given: Given) -> tuple[Selection
             f"{cohort.name}: has no column {', '.join(absent)}, with which the model was fitted; "
             "add it (cells may be empty) or give --missing-fields mask"
         )
+    window = cohort.ehr_window
+    if model.has_window and window not in (None, model.ehr_window):
+        raise UserError(
+            f"{cohort.name}: a value of the EHR counts {window}, for the model {model.ehr_window}; "
+            "build the cohort with the model's --window and --direction"
+        )
     films = Selection(cohort.exams, options.split)
     if not len(films):
         splits = sorted({r.split or "none" for r in cohort.exams})
@@ -263,7 +269,7 @@ def about_run(model: Model, n: int, options: ScoreOptions, source: str) -> dict[
         "source": source,
         "record": None
         if options.record is None
-        else {"window": options.window, "zone": options.zone},
+        else {"window": model.ehr_window.to_json(), "zone": options.zone},
         "split": options.split,
         "n": n,
         "batch_size": options.batch_size,

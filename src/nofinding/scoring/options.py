@@ -29,8 +29,6 @@ class ScoreOptions:
     record: str | None = None
     """For single DICOM FILEs: a FHIR server's base address, or a folder of FHIR files (fhir:URL,
     fhir:FOLDER), which fills in what neither --ehr nor the header says (docs/clinical.md)."""
-    window: Annotated[int, Range(0, 3650)] = 90
-    """A value of --record counts if it was taken at most this many days before the study."""
     zone: str | None = None
     """Time zone of the films' clocks, Europe/Berlin for example; default: this machine's."""
     patient_system: str | None = None

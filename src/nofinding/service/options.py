@@ -38,8 +38,6 @@ class ServiceOptions:
     record: str | None = None
     """Base address of a FHIR server that is asked for the patients' records, http(s)://...; its
     token is in the environment variable NOFINDING_FHIR_TOKEN."""
-    window: Annotated[int, Range(0, 3650)] = 90
-    """Days before the film within which a value of the record counts."""
     patient_system: str | None = None
     """The FHIR identifier system of the films' patient ids; default: any."""
     zone: str | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets import SOURCES
 from nofinding.datasets.build.choices import Choices
 from nofinding.datasets.build.cohort_folder import DESCRIPTION, PLACES, write_table
@@ -145,6 +146,7 @@ def as_published(options: CohortOptions, recipe: Recipe, source: str) -> CohortO
         uncertain=rule.uncertain or options.uncertain,
         split=rule.split or options.split,
         window=options.window if rule.window is None else rule.window,
+        direction=options.direction if rule.window is None else EhrWindow().direction,
     )
 
 

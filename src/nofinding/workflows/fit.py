@@ -19,6 +19,7 @@ from jaxtyping import Float
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField, EhrStats
 from nofinding.data.image import Aspect
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.data.split import hold_out, normals
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
@@ -109,6 +110,7 @@ def fit(
     _require_writable(options.out)
     fields = known_fields(options.fields_file)
     cohort = cohort or Cohort(options.films, fields)
+    window = cohort.ehr_window or EhrWindow()
     train, calibration, origin = _parts(cohort, options)
     stats = EhrStats.of(train, chosen_fields(cohort, train, fields, options.fields))
     detector = METHODS[method](config, stats)
@@ -153,6 +155,7 @@ def fit(
         "source": cohort.name,
         "image_size": size,
         "aspect": options.aspect,
+        "ehr_window": window.to_json(),
         "data_fingerprint": cohort.fingerprint(),
         "counts": {"train normals": len(train), "calibration normals": len(calibration)},
         "training_pixels": hashes,

@@ -51,7 +51,7 @@ def score_studies(options: StudyOptions) -> list[Row]:
     need_clinical()
     need_network()
     from nofinding.clinical.network.dicomweb import Archive, days_of
-    from nofinding.net.http import SilentError
+    from nofinding.net.answers import SilentError
 
     days = None if options.date is None else days_of(options.date)
     archive = Archive(options.archive, login=options.login, ca=options.ca)

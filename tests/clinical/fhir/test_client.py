@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,9 +17,11 @@ from pydicom.dataset import Dataset
 from nofinding.clinical.fhir.client import Asking, Finder, record_or_flag, records_for, zone_of
 from nofinding.clinical.fhir.ehr import FhirRecord
 from nofinding.data.ehr import FIELDS
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets.examples import Copy
-from nofinding.datasets.hospital.fhir.server import TOKEN, TOKEN_FILE, FhirError, Limits, Server
+from nofinding.datasets.hospital.fhir.server import TOKEN, TOKEN_FILE, Limits, Server
 from nofinding.errors import UserError
+from nofinding.net.answers import HttpError
 from support.fhir_server import Fault, FhirServer, Resource, observation, patient
 
 SILENT = "record: the FHIR server did not answer"
@@ -48,8 +51,11 @@ def film(**tags: object) -> Dataset:
     return header
 
 
+asking_for = partial(Asking, window=EhrWindow(direction="before"))
+
+
 def asked_for(server: FhirServer, **changes: Any) -> FhirRecord:
-    asking = Asking(**({"source": f"fhir:{server.url}", "zone": UTC} | changes))
+    asking = asking_for(**({"source": f"fhir:{server.url}", "zone": UTC} | changes))
     return record_or_flag(asking, film(), FIELDS)
 
 
@@ -82,7 +88,7 @@ def test_nobody_and_nothing_else_is_asked_for(server: FhirServer) -> None:
 def test_a_server_and_a_folder_give_one_record(server: FhirServer, tmp_path: Path) -> None:
     lines = map(json.dumps, server.resources)
     (tmp_path / "all.ndjson").write_text("\n".join([*lines, "not JSON\n"]))
-    (record,) = records_for(Asking(source=str(tmp_path), zone=UTC), [film()], FIELDS)
+    (record,) = records_for(asking_for(source=str(tmp_path), zone=UTC), [film()], FIELDS)
     by_server = asked_for(server)
     assert (record.ehr, record.used) == (by_server.ehr, by_server.used)
     assert record.flags == (*by_server.flags, "record: 1 FHIR lines or files not readable")
@@ -99,11 +105,11 @@ def test_a_folder_for_films_of_several_patients(tmp_path: Path) -> None:
     bundle = {"resourceType": "Bundle", "entry": [{"resource": one} for one in resources]}
     (tmp_path / "all.json").write_text(json.dumps(bundle))
     films = [film(), film(PatientID="P-2"), film(PatientID="P-3")]
-    one, two, three = records_for(Asking(source=f"fhir:{tmp_path}"), films, FIELDS)
+    one, two, three = records_for(asking_for(source=f"fhir:{tmp_path}"), films, FIELDS)
     assert (one.ehr["weight"], two.ehr["weight"]) == (60, 80)
     assert "height" not in one.ehr and two.ehr["height"] == 170  # it was moved to the other
     assert one.flags == ("record: 1 value of other patients, not used",) and two.flags == ()
-    (alone,) = records_for(Asking(source=f"fhir:{tmp_path}"), films[:1], FIELDS)
+    (alone,) = records_for(asking_for(source=f"fhir:{tmp_path}"), films[:1], FIELDS)
     assert alone == one
     assert three.flags == ("record: no patient of the record has the film's id",)
 
@@ -168,11 +174,11 @@ def test_nobody_waits_for_those_who_were_given_up(server: FhirServer) -> None:
 def test_an_address_where_nobody_is(tmp_path: Path) -> None:
     with FhirServer([]) as gone:
         url = gone.url
-    asking = Asking(source=url)
+    asking = asking_for(source=url)
     began = time.monotonic()
     assert record_or_flag(asking, film(), FIELDS).flags == (SILENT,)
     assert time.monotonic() - began < 3
-    with pytest.raises(FhirError, match="does not answer") as caught:
+    with pytest.raises(HttpError, match="does not answer") as caught:
         [*Server(url, asking.limits).search("Patient", {"identifier": "P-1"})]
     again = pickle.loads(pickle.dumps(caught.value))
     assert not caught.value.answered and not again.answered and str(again) == str(caught.value)
@@ -207,23 +213,23 @@ def test_a_token_goes_nowhere_else(server: FhirServer, monkeypatch: pytest.Monke
         assert asked_for(server).flags == (UNUSABLE,)
         assert len(server.asked) == 1 and other.asked == []
     with pytest.raises(UserError, match="is not sent over http"):
-        record_or_flag(Asking(source="http://hospital.example/fhir"), film(), FIELDS)
+        record_or_flag(asking_for(source="http://hospital.example/fhir"), film(), FIELDS)
 
 
 def test_the_size_of_all_answers_is_bounded(server: FhirServer) -> None:
-    with pytest.raises(FhirError, match="sent more than") as caught:
+    with pytest.raises(HttpError, match="sent more than") as caught:
         [*Server(server.url, Limits(total_bytes=500)).search("Patient", {})]
     assert caught.value.answered
 
 
 def test_names_with_signs_of_the_search(server: FhirServer) -> None:
     server.resources = [patient("p9", "A,1|2 &x=y")]
-    asking = Asking(source=server.url)
+    asking = asking_for(source=server.url)
     assert record_or_flag(asking, film(PatientID="A,1|2 &x=y"), FIELDS).ehr["sex"] == 0
 
 
 def test_a_film_without_patient_or_date_asks_for_little(server: FhirServer) -> None:
-    asking = Asking(source=server.url)
+    asking = asking_for(source=server.url)
     assert record_or_flag(asking, film(PatientID=""), FIELDS).flags == (
         "record: the film has no patient id",
     )
@@ -238,7 +244,7 @@ def test_a_service_asks_film_by_film(
     copy = Copy(root=tmp_path / "films", patients=8, seed=0, size=64)
     tags = {"PatientID": "P-1", "StudyDate": "20200601", "StudyTime": "113000"}
     path = copy.dicom("a.dcm", copy.film(0), **tags)
-    finder = Finder(asking=Asking(source=server.url, zone=zone_of("UTC")), fields=FIELDS)
+    finder = Finder(asking=asking_for(source=server.url, zone=zone_of("UTC")), fields=FIELDS)
     assert pickle.loads(pickle.dumps(finder))(path).ehr["weight"] == 61
     monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "gone"))
     assert finder(path) == FhirRecord(flags=(UNUSABLE,))
@@ -252,23 +258,41 @@ def test_a_service_asks_film_by_film(
     ("changes", "error"),
     [
         ({"source": "/nowhere/at/all"}, "is neither a folder nor http"),
-        ({"window": -1}, "--window -1: must be 0 to 3650 days"),
         ({"seconds": 0}, "give up to 600"),
     ],
 )
 def test_what_cannot_be_asked(changes: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
-        Asking(**({"source": "http://localhost/fhir"} | changes))
+        asking_for(**({"source": "http://localhost/fhir"} | changes))
     with pytest.raises(UserError, match="no time zone has this name"):
         zone_of("Mars/Olympus")
     assert zone_of(None) is None
 
 
 def test_the_window_of_one_day_is_asked_for_at_once(server: FhirServer) -> None:
-    record = asked_for(server, window=1)
+    record = asked_for(server, window=EhrWindow(days=1, direction="before"))
     assert "weight" not in record.ehr and "height" not in record.ehr
     dates = {tuple(parse_qs(urlsplit(one).query).get("date", ())) for one in server.asked[1:]}
     assert dates == {("ge2020-05-30", "le2020-06-02")}
+
+
+def test_around_the_study_both_sides_are_asked_for(server: FhirServer) -> None:
+    server.resources += [observation(KG, 70, "kg", "2020-06-12")]
+    record = asked_for(server, window=EhrWindow())
+    assert record.ehr["weight"] == 70 and dict(record.used)["weight"] == -11
+    dates = {tuple(parse_qs(urlsplit(one).query).get("date", ())) for one in server.asked[1:]}
+    assert dates == {("ge2020-05-29", "le2020-06-04"), ("ge2020-03-02", "le2020-05-28"),
+                     ("ge2020-06-05", "le2020-08-31")}  # fmt: skip
+
+
+def test_a_value_in_the_margin_does_not_settle_what_is_nearest(server: FhirServer) -> None:
+    server.resources += [
+        observation(KG, 70, "kg", "2020-05-29T01:00:00Z"),  # 82.5 hours before
+        observation(KG, 71, "kg", "2020-06-05T00:30:00Z"),
+    ]  # 85 hours after
+    assert asked_for(server, window=EhrWindow()).ehr["weight"] == 70
+    server.resources[-1] |= {"effectiveDateTime": "2020-06-04T20:30:00Z"}
+    assert asked_for(server, window=EhrWindow()).ehr["weight"] == 71
 
 
 def test_a_resource_of_another_kind_is_no_patient(server: FhirServer) -> None:

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from nofinding.clinical.fhir.ehr import FhirRecord, record_of
 from nofinding.clinical.fhir.patient import PatientKey, Taken, patient_of, taken_of
 from nofinding.data.ehr import FIELDS, EhrField
+from nofinding.data.nearest_value import Direction, EhrWindow
 from nofinding.datasets.build.ehr_linkage import loinc_fields
 from nofinding.datasets.hospital.fhir.resources import PANELS
 from support.fhir_server import Resource, observation, patient
@@ -27,9 +28,11 @@ KG, HEIGHT, PULSE = "29463-7", "8302-2", "8867-4"
 def of(
     *resources: Resource, taken: Taken = NOON, window: int = 90, key: PatientKey = KEY,
     zone: tzinfo | None = UTC, people: tuple[Resource, ...] = (patient(),),
+    direction: Direction = "before",
 ) -> FhirRecord:  # fmt: skip
+    within = EhrWindow(days=window, direction=direction)
     return record_of(
-        [*people, *resources], patient=key, taken=taken, window=window, fields=FIELDS, zone=zone
+        [*people, *resources], patient=key, taken=taken, window=within, fields=FIELDS, zone=zone
     )
 
 
@@ -77,6 +80,16 @@ def test_the_last_before_the_study_within_the_window() -> None:
     assert of(*same).ehr["weight"] == 64  # values at one time are one
     recorded = observation("39156-5", 31, "kg/m2", "2020-05-01")
     assert of(recorded, *values, observation(HEIGHT, 170, "cm", "2020-05-01")).ehr["bmi"] == 31
+
+
+def test_around_the_study_a_nearer_value_from_after_it_counts() -> None:
+    values = [weight(60, "2020-05-30"), weight(62, "2020-06-02T08:00:00Z")]
+    assert of(*values).ehr["weight"] == 60
+    record = of(*values, direction="around")
+    assert record.ehr["weight"] == 62 and record.flags == ()
+    assert dict(record.used)["weight"] == -1
+    height = observation(HEIGHT, 170, "cm", "2020-05-20")
+    assert dict(of(*values, height, direction="around").used)["bmi"] == 12
 
 
 @pytest.mark.parametrize(
@@ -270,7 +283,7 @@ def test_fields_of_the_users_own() -> None:
     own = EhrField(name="creatinine", kind="numeric", unit="mg/dL", loinc="2160-0", low=0.1, high=9)
     value = observation("2160-0", 1.2, "mg/dl", "2020-06-01")
     record = record_of([patient(), value, weight(60, "2020-06-01")], patient=KEY, taken=NOON,
-                       window=9, fields={"creatinine": own}, zone=UTC)  # fmt: skip
+                       window=EhrWindow(days=9), fields={"creatinine": own}, zone=UTC)  # fmt: skip
     assert record == FhirRecord(ehr={"creatinine": 1.2}, used=(("creatinine", 0),))
 
 

@@ -18,7 +18,8 @@ from nofinding.clinical.network.dicomweb import Archive, FilmReference, days_of
 from nofinding.clinical.network.outgoing import outgoing
 from nofinding.datasets.examples import Copy
 from nofinding.errors import UserError
-from nofinding.net.http import BASIC, TOKEN, ArchiveError, BoundedSession, SilentError
+from nofinding.net.answers import HttpError, SilentError
+from nofinding.net.http import BASIC, TOKEN, BoundedSession
 from support.hostile import answer, answering
 from support.orthanc import Orthanc
 
@@ -98,7 +99,7 @@ def test_only_films_are_taken_from_a_study(archive: Orthanc, tmp_path: Path) -> 
         archive.put(a_film(tmp_path, number, modality=modality, **tags))
     result = Archive(archive.dicomweb).films(f"{ROOT}.81", 8)
     assert {film.series for film in result} == {f"{ROOT}.82.0", f"{ROOT}.82.1"}
-    with pytest.raises(ArchiveError, match="over 1 films of one study"):
+    with pytest.raises(HttpError, match="over 1 films of one study"):
         Archive(archive.dicomweb).films(f"{ROOT}.81", 1)
     assert Archive(archive.dicomweb).films(f"{ROOT}.99", 8) == []
     for text in ("1", "1.02", "1.2/../3", f"1.{'2' * 63}", "1.2\n", ""):
@@ -108,7 +109,7 @@ def test_only_films_are_taken_from_a_study(archive: Orthanc, tmp_path: Path) -> 
 
 def test_what_it_has_not_and_what_it_will_not_take(archive: Orthanc, tmp_path: Path) -> None:
     here = Archive(archive.dicomweb)
-    with pytest.raises(ArchiveError, match="answered 404") as error:
+    with pytest.raises(HttpError, match="answered 404") as error:
         here.retrieve(WANTED, tmp_path / "back.dcm")
     assert ROOT not in str(error.value) and not list(tmp_path.iterdir())
     film = a_film(tmp_path, 2, StudyInstanceUID=f"{ROOT}.91")
@@ -122,7 +123,7 @@ def test_a_login_is_asked_for_and_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Orthanc(tmp_path, login=("ward", "s3cret-canary")) as locked:
-        with pytest.raises(ArchiveError, match="answered 401: is the login"):
+        with pytest.raises(HttpError, match="answered 401: is the login"):
             Archive(locked.dicomweb).studies(days="20240101")
         secret = tmp_path / "login"
         secret.write_text("basic ward:s3cret-canary\n")
@@ -130,7 +131,7 @@ def test_a_login_is_asked_for_and_given(
         assert Archive(locked.dicomweb, login=secret).studies(days="20240101") == []
         monkeypatch.setenv(BASIC, "ward:wrong-canary")
         caplog.set_level(logging.DEBUG)
-        with pytest.raises(ArchiveError, match="401") as error:
+        with pytest.raises(HttpError, match="401") as error:
             Archive(locked.dicomweb).studies(patient="CANARY-7")
         assert "canary" not in (str(error.value) + caplog.text).lower()
 
@@ -195,7 +196,7 @@ def test_a_fault_is_one_line_and_leaves_nothing(
         here = Archive(server.address)
         here.session.seconds, here.session.exchange = 0.2, 0.3 if "slow" in fault else 20
         here.session.film_most = 2**20
-        with pytest.raises(ArchiveError, match=said) as error:
+        with pytest.raises(HttpError, match=said) as error:
             here.retrieve(WANTED, tmp_path / "back.dcm")
         tries = 3 if isinstance(error.value, SilentError) or fault == "busy" else 1
         assert len(server.asked) <= tries
@@ -226,7 +227,7 @@ def test_a_search_takes_only_what_it_understands(
     with answering(lambda _: [answer(body)]) as server:
         here = Archive(server.address)
         here.session.most = 2**19
-        with pytest.raises(ArchiveError, match=said):
+        with pytest.raises(HttpError, match=said):
             here.studies(patient="CANARY-7")
     assert "CANARY" not in caplog.text and "CANARY" not in capsys.readouterr().err
 
@@ -285,7 +286,7 @@ def test_what_is_not_taken_is_told_object_by_object(tmp_path: Path) -> None:
         assert len(Archive(server.address).store(objects[:1])) == 1
     with (
         answering(lambda _: [answer(b"<a/>", "application/dicom+xml")]) as server,
-        pytest.raises(ArchiveError, match="else than DICOM JSON"),
+        pytest.raises(HttpError, match="else than DICOM JSON"),
     ):
         Archive(server.address).store(objects)
 
@@ -362,7 +363,7 @@ def test_a_login_does_not_go_over_http_or_twice(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_certificates_are_looked_at(tmp_path: Path) -> None:
-    session = BoundedSession("https://archive.example", None, None, "--archive")
+    session = BoundedSession("https://archive.example", name="--archive", accept="*/*")
     assert session.verify is True and session.trust_env is False
     with pytest.raises(UserError, match="is not a file"):
         Archive("https://archive.example", ca=tmp_path / "no.pem")
@@ -379,14 +380,14 @@ def test_a_certificate_must_be_trusted(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own, key)
     with answering(lambda _: [page(0, 1)], context) as server:
-        with pytest.raises(ArchiveError, match="certificate is not trusted"):
+        with pytest.raises(HttpError, match="certificate is not trusted"):
             Archive(server.address).studies(days="20240101")
         assert not server.asked
         assert Archive(server.address, ca=own).studies(days="20240101") == ["1.2.0"]
     with answering(lambda _: trickle(OPEN + b"\r\n--b0\r\n\r\n"), context) as slow:
         here = Archive(slow.address, ca=own)
         here.session.exchange = 0.3
-        with pytest.raises(ArchiveError, match="took over"):
+        with pytest.raises(HttpError, match="took over"):
             here.retrieve(WANTED, tmp_path / "back.dcm")
 
 

@@ -386,7 +386,8 @@ def test_a_film_listed_in_two_ways_is_refused(make: Make, tmp_path: Path, text: 
 
 def test_choices_out_of_range_are_refused() -> None:
     for change, said in (
-        ({"window": 366}, "--window 366"),
+        ({"window": 3651}, "--window 3651"),
+        ({"direction": "after"}, "--direction after: give one of around, before"),
         ({"val_share": 0.0}, "--val-share 0"),
         ({"val_share": 0.5, "test_share": 0.5}, "leave no patient"),
         ({"complete": ("age", "age")}, "named twice"),

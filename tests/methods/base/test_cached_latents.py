@@ -87,7 +87,7 @@ def test_the_feature_distance_is_part_of_the_loss_where_it_has_a_weight() -> Non
 
 
 def test_impossible_sizes_are_refused_in_one_line() -> None:
-    with pytest.raises(UserError, match="image_size: 15 is not allowed; give a multiple of 2"):
+    with pytest.raises(UserError, match="image_size 15: give a multiple of 2"):
         MADAD(dataclasses.replace(MAD, image_size=15), NO_RECORD)
     with pytest.raises(UserError, match="latent side 1: must be a multiple of 2"):
         MADAD(dataclasses.replace(MAD, image_size=2), NO_RECORD)

@@ -340,15 +340,15 @@ def test_the_mask_is_smoothed_and_enlarged(dimensions: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "said"),
     [
-        (LDMOOD, {"image_size": 18}, "image_size: 18"),
-        (LDMOOD, {"grid": 1}, "grid: 1"),
-        (LDMOOD, {"slice_stride": 0}, "slice_stride: 0"),
+        (LDMOOD, {"image_size": 18}, "image_size 18"),
+        (LDMOOD, {"grid": 1}, "grid 1"),
+        (LDMOOD, {"slice_stride": 0}, "slice_stride 0"),
         (LDMKL, {"lowest": 600, "highest": 400}, "lowest 600 and highest 400"),
-        (LDMKL, {"start": 1000}, "start: 1000"),
-        (LDMKL, {"kl_stride": 0}, "kl_stride: 0"),
-        (LDMKL, {"paint_stride": 0}, "paint_stride: 0"),
-        (LDMKL, {"percentile": 100.0}, "percentile: 100"),
-        (LDMKL, {"dimensions": 4}, "dimensions: 4"),
+        (LDMKL, {"start": 1000}, "start 1000"),
+        (LDMKL, {"kl_stride": 0}, "kl_stride 0"),
+        (LDMKL, {"paint_stride": 0}, "paint_stride 0"),
+        (LDMKL, {"percentile": 100.0}, "percentile 100"),
+        (LDMKL, {"dimensions": 4}, "dimensions 4"),
     ],
 )
 def test_bad_settings_are_refused(kind: Any, change: dict[str, Any], said: str) -> None:

@@ -125,12 +125,12 @@ def test_it_scans_as_configured() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": TrainConfig(batch_size=1)}, "train.batch_size: 1 is not allowed for mambaad"),
+        ({"train": TrainConfig(batch_size=1)}, "train.batch_size 1: "),
         ({"depths": (1, 1, 1)}, "give 4 numbers, each 1 or more"),
-        ({"directions": 3}, "directions: 3 is not allowed; give 2, 4 or 8"),
-        ({"kernels": (5, 6)}, "kernels: .* is not allowed; give odd numbers"),
-        ({"state": 0}, "state: 0 is not allowed; give 1 or more"),
-        ({"blur": -1.0}, "blur: -1.0 is not allowed; give 0 or more"),
+        ({"directions": 3}, "directions 3: give 2, 4 or 8"),
+        ({"kernels": (5, 6)}, "kernels .*: give odd numbers"),
+        ({"state": 0}, "state 0: give 1 or more"),
+        ({"blur": -1.0}, "blur -1: give 0 or more"),
         ({"layers": (3, 5, 11)}, "has a side of 2, and 4 or more are needed"),
     ],
 )

@@ -123,8 +123,8 @@ def test_the_papers_dimension_is_the_same_for_each_layer() -> None:
     ("changes", "said"),
     [
         ({"coreset": 0.0}, "coreset 0: give above 0 and up to 1"),
-        ({"neighbours": 1}, "neighbours: 1 is not allowed; give 0, or 2 or more"),
-        ({"neighbourhood": 2}, "neighbourhood: 2 is not allowed"),
+        ({"neighbours": 1}, "neighbours 1: give 0, or 2 or more"),
+        ({"neighbourhood": 2}, "neighbourhood 2: give 1, 3, 5"),
         ({"candidates": 0}, "candidates 0: give 1 or more"),
         ({"layers": (10, 4)}, "give each once, finest first"),
         ({"layers": (16,)}, "give some of 0 to 15"),

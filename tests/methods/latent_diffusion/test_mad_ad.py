@@ -148,11 +148,11 @@ def test_eta_is_the_share_of_fresh_noise(fitted: MADAD) -> None:
 
 def test_bad_settings_are_refused_in_one_line() -> None:
     for changes, message in (
-        ({"patches": (3,), "patch_chances": (1,)}, r"patches: \(3,\) .* give divisors of 8"),
+        ({"patches": (3,), "patch_chances": (1,)}, r"patches \(3,\): give divisors of 8"),
         ({"patch_chances": (1,)}, "give one of 0 or more for each of the 3 patches"),
-        ({"most_noised": 1.5}, "most_noised: 1.5 is not allowed; give 0 to 1"),
-        ({"eta": -1}, "eta: -1 is not allowed"),
-        ({"diffusion_steps": 0}, "diffusion_steps: 0 is not allowed; give 1 or more"),
+        ({"most_noised": 1.5}, "most_noised 1.5: give 0 to 1"),
+        ({"eta": -1}, "eta -1: "),
+        ({"diffusion_steps": 0}, "diffusion_steps 0: give 1 or more"),
     ):
         with pytest.raises(UserError, match=message):
             MADAD(dataclasses.replace(CONFIG, **changes), NO_RECORD)

@@ -161,7 +161,7 @@ def test_few_pixels_of_normal_films_are_beyond_and_the_map_ends_at_the_mask() ->
 def test_impossible_settings_are_refused_in_one_line() -> None:
     with pytest.raises(UserError, match="stitch_start: 2 levels from 1 down; give 1 to 1"):
         detector(stitch_start=1)
-    with pytest.raises(UserError, match="percentile: 100"):
+    with pytest.raises(UserError, match="percentile 100"):
         detector(percentile=100.0)
-    with pytest.raises(UserError, match="resamplings: 0"):
+    with pytest.raises(UserError, match="resamplings 0"):
         detector(resamplings=0)

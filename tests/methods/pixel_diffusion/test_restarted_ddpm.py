@@ -65,11 +65,11 @@ def test_starts_are_those_of_the_program_and_cost_what_it_says() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"grid": 1}, "grid: 1"),
-        ({"skip": 0}, "skip: 0"),
-        ({"deepest": 99}, "deepest: 99 is not allowed; give 100"),
-        ({"held_out": 1.0}, "held_out: 1"),
-        ({"statistics_films": 1}, "statistics_films: 1"),
+        ({"grid": 1}, "grid 1"),
+        ({"skip": 0}, "skip 0"),
+        ({"deepest": 99}, "deepest 99: give 100"),
+        ({"held_out": 1.0}, "held_out 1"),
+        ({"statistics_films": 1}, "statistics_films 1"),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, float], said: str) -> None:

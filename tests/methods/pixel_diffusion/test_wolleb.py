@@ -179,7 +179,7 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
     output.set_auxiliary(normals())
     with pytest.raises(UserError, match="is both among the normal and the diseased"):
         output.fit(normals(), job=QUIET)
-    with pytest.raises(UserError, match="stride: 300 must divide start, 500"):
+    with pytest.raises(UserError, match="stride 300: give a divisor of start, 500"):
         bare(stride=300)
-    with pytest.raises(UserError, match="start: 1000"):
+    with pytest.raises(UserError, match="start 1000"):
         bare(start=1000)

@@ -200,11 +200,11 @@ def test_ae_u_forgives_where_films_are_restless() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(UserError, match="kl: -1 is not allowed"):
+    with pytest.raises(UserError, match="kl -1: give 0 or more"):
         VAE(VAEConfig(kl=-1), NO_RECORD)
-    with pytest.raises(UserError, match="memory: 0 is not allowed"):
+    with pytest.raises(UserError, match="memory 0: give 1 or more"):
         MemAE(MemAEConfig(memory=0), NO_RECORD)
-    with pytest.raises(UserError, match="shrink: 1 is not allowed"):
+    with pytest.raises(UserError, match="shrink 1: give 0 or more and below 1"):
         MemAE(MemAEConfig(shrink=1), NO_RECORD)
     for kind in (VAE, MemAE, AEU):
         name = kind.name

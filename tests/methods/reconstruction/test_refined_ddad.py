@@ -133,9 +133,9 @@ def test_the_published_refinement() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(UserError, match="refine_width: 0 is not allowed"):
+    with pytest.raises(UserError, match="refine_width 0: give 1 or more"):
         DDADASR(DDADASRConfig(refine_width=0), NO_RECORD)
-    with pytest.raises(UserError, match=r"refine\.batch_size: 1 is not allowed"):
+    with pytest.raises(UserError, match=r"refine\.batch_size 1: give 2 or more"):
         bad = replace(TINY, refine=replace(TINY.refine, batch_size=1))
         DDADASR(bad, NO_RECORD)
     with pytest.raises(UserError, match="ddad-asr-intra: not fitted yet"):

@@ -214,9 +214,9 @@ def test_bad_settings_and_an_unfitted_method_are_refused(films: Films) -> None:
     for size in (0, 40, 100):
         with pytest.raises(UserError, match=f"image_size {size}: give a multiple of 32"):
             Synthetic(SyntheticConfig(image_size=size), NO_RECORD)
-    with pytest.raises(UserError, match="kinds: 'tumour' is not allowed; give some of opacity"):
+    with pytest.raises(UserError, match="kinds tumour: give some of opacity"):
         Synthetic(SyntheticConfig(kinds=("opacity", "tumour")), NO_RECORD)
-    with pytest.raises(UserError, match="kinds: none is not allowed"):
+    with pytest.raises(UserError, match=r"kinds \(none\): give some of"):
         Synthetic(SyntheticConfig(kinds=()), NO_RECORD)
     with pytest.raises(UserError, match="synthetic: not fitted yet"):
         Synthetic(CONFIG, NO_RECORD).score(films.batch([0]))

@@ -16,8 +16,9 @@ from pydicom.dataset import Dataset
 
 from nofinding.clinical.fhir.patient import taken_of
 from nofinding.clinical.result import NOTICE, Result
-from nofinding.datasets.hospital.fhir.server import FhirError, Limits, Server, is_address
+from nofinding.datasets.hospital.fhir.server import Limits, Server, is_address
 from nofinding.errors import UserError
+from nofinding.net.answers import HttpError
 
 __all__ = ["CODES", "IMAGE", "MODELS", "RESULTS", "TAGS", "require_server", "result_bundle",
            "send_result"]  # fmt: skip
@@ -207,7 +208,7 @@ def require_server(base: str) -> None:
 def send_result(base: str, bundle: Json, *, seconds: float = 30.0) -> None:
     """Posts the Bundle to the server at `base`; when this returns, the server has all of it.
 
-    Sent again after an answer that was lost, it changes nothing. Raises FhirError, in one line and
+    Sent again after an answer that was lost, it changes nothing. Raises HttpError, in one line and
     within `seconds`, where the server does not answer or does not take it; UserError as `Server`.
     """
     limits = Limits(seconds=seconds, page_seconds=seconds / 2, waits=(0.5,), page_bytes=2**23)
@@ -220,4 +221,4 @@ def send_result(base: str, bundle: Json, *, seconds: float = 30.0) -> None:
     refused = [state[:3] for state in states if not state.startswith("2")]
     if refused or len(states) != len(bundle["entry"]):
         why = refused[0] if refused and refused[0].isdecimal() else "no word on all of it"
-        raise FhirError(f"fhir:{server.address}: did not take the result ({why})", True)
+        raise HttpError(f"fhir:{server.address}: did not take the result ({why})")

@@ -1,12 +1,13 @@
-"""The record of a film from where the hospital keeps it: a FHIR server, or a folder of FHIR files.
+"""The EHR of a film from where the hospital keeps it: a FHIR server, or a folder of FHIR files.
 
-A server is asked for one patient by identifier, and for the vital signs of a window of days before
+A server is asked for one patient by identifier, and for the vital signs of a window of days around
 the study. All of it is over within a number of seconds, and whatever goes wrong there is a flag.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -28,6 +29,7 @@ from nofinding.clinical.fhir.patient import (
     taken_of,
 )
 from nofinding.data.ehr import EhrField
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets.build.ehr_linkage import loinc_fields
 from nofinding.datasets.hospital.fhir.reading import UNREADABLE, read_folder
 from nofinding.datasets.hospital.fhir.resources import (
@@ -38,13 +40,14 @@ from nofinding.datasets.hospital.fhir.resources import (
     patient_id,
     printable,
 )
-from nofinding.datasets.hospital.fhir.server import FhirError, Limits, Server, escaped, is_address
+from nofinding.datasets.hospital.fhir.server import Limits, Server, escaped, is_address
 from nofinding.errors import UserError
+from nofinding.net.answers import HttpError
 
 __all__ = ["Asking", "Finder", "ask_record", "record_or_flag", "records_for", "zone_of"]
 
 Fields: TypeAlias = Mapping[str, EhrField]
-NEAR = 2  # days before the study that are asked for first: of a patient in intensive care, the
+NEAR = 2  # days from the study that are asked for first: of a patient in intensive care, the
 # window holds more values than a server gives in time
 MARGIN = timedelta(days=1)  # the server's days may begin at other hours
 SILENT = "record: the FHIR server did not answer"
@@ -57,8 +60,8 @@ class Asking:
 
     source: str
     """A server's base address, or a folder of FHIR files; "fhir:" may stand before either."""
-    window: int = 90
-    """Days before the study within which a value counts."""
+    window: EhrWindow
+    """When a value counts: the model's own."""
     system: str | None = None
     """The identifier system of the films' patient ids; None: any."""
     zone: tzinfo | None = None
@@ -67,8 +70,6 @@ class Asking:
     """How long a server is waited for, all questions for one film together."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.window <= 3650:
-            raise UserError(f"--window {self.window}: must be 0 to 3650 days")
         if not 0 < self.seconds <= 600:
             raise UserError(f"record: {self.seconds:g} seconds; give up to 600")
         if not is_address(self.place) and not Path(self.place).expanduser().is_dir():
@@ -100,7 +101,7 @@ def zone_of(name: str | None) -> tzinfo | None:
 def ask_record(asking: Asking, patient: PatientKey, taken: Taken, fields: Fields) -> FhirRecord:
     """The record from a server, which has the last word within `seconds`.
 
-    Raises FhirError where it does not answer, or not so that it can be used; UserError for an
+    Raises HttpError where it does not answer, or not so that it can be used; UserError for an
     address or a token that cannot be one.
     """
     server = Server(asking.place, asking.limits)
@@ -120,7 +121,9 @@ def ask_record(asking: Asking, patient: PatientKey, taken: Taken, fields: Fields
         return read(resources)
     codes = loinc_fields(fields)
     asked_fields = {*codes.values()}
-    for first, last in _slices(day, asking.window) if asked_fields else ():
+    for number, (first, last) in enumerate(_slices(day, asking.window)):
+        if not asked_fields:
+            break
         asked = [code for code, name in codes.items() if name in asked_fields]
         asked += PANELS if asked_fields & {"systolic", "diastolic"} else ()
         resources += server.search("Observation", [
@@ -128,23 +131,24 @@ def ask_record(asking: Asking, patient: PatientKey, taken: Taken, fields: Fields
             ("code", ",".join(f"{LOINC}|{code}" for code in asked)),
             ("date", f"ge{first}"), ("date", f"le{last}"), ("_count", "200"),
         ])  # fmt: skip
-        # One that is made of height and weight does not stand in for one that was recorded.
-        asked_fields -= {name for name, _ in read(resources).used if name != "bmi"}
-        if not asked_fields:
-            break
+        # A BMI of height and weight does not stand in for one that was recorded. Of the rest both
+        # sides are asked for before either counts.
+        if number == 0:
+            asked_fields -= {name for name, days in read(resources).used
+                             if name != "bmi" and abs(days) <= NEAR}  # fmt: skip
     return read(resources)
 
 
-def _slices(day: date, window: int) -> list[tuple[date, date]]:
+def _slices(day: date, window: EhrWindow) -> Iterator[tuple[date, date]]:
     """First and last days of what is asked for: the days near to the study, and then the rest."""
-    try:
-        near = day - min(timedelta(days=NEAR), timedelta(days=window)) - MARGIN
-        slices = [(near, day + MARGIN)]
-        if window > NEAR:
-            slices.append((day - timedelta(days=window) - MARGIN, near - timedelta(days=1)))
-    except OverflowError:
-        return []
-    return slices
+    rest, near = (timedelta(days=days) + MARGIN for days in (window.days, min(NEAR, window.days)))
+    around = window.direction == "around"
+    with suppress(OverflowError):  # before the first day that there is, or after the last
+        yield day - near, day + (near if around else MARGIN)
+        if window.days > NEAR:
+            yield day - rest, day - near - timedelta(days=1)
+            if around:
+                yield day + near + timedelta(days=1), day + rest
 
 
 def record_or_flag(asking: Asking, film: Dataset, fields: Fields) -> FhirRecord:
@@ -152,7 +156,7 @@ def record_or_flag(asking: Asking, film: Dataset, fields: Fields) -> FhirRecord:
     known. Raises UserError for what asking again will not mend: the address, the token."""
     try:
         return ask_record(asking, patient_of(film, asking.system), taken_of(film), fields)
-    except FhirError as error:
+    except HttpError as error:
         return FhirRecord(flags=(UNUSABLE if error.answered else SILENT,))
 
 

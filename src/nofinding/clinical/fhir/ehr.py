@@ -1,16 +1,14 @@
-"""The record of one film out of FHIR R4 resources: Patient, and of each vital sign the last
-Observation before the study.
+"""The EHR of one film out of FHIR R4 resources: Patient, and of each vital sign the Observation
+nearest to the study, by the rule of data/nearest_value.py.
 
 A pure function. What is not used is counted in flags, which say how many and why: never a value, an
 id or a date.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta, tzinfo
-from statistics import median
-from typing import NamedTuple
+from datetime import date, datetime, tzinfo
 
 from nofinding.clinical.fhir.patient import (
     PatientKey,
@@ -21,12 +19,12 @@ from nofinding.clinical.fhir.patient import (
     own_observations,
 )
 from nofinding.data.ehr import EhrField, convert, plausible
+from nofinding.data.nearest_value import EhrWindow, Reading, is_later, nearest
 from nofinding.datasets.build.ehr_linkage import loinc_fields
 from nofinding.datasets.hospital.fhir.resources import (
     MADE,
     birth_date,
-    mapping,
-    moment,
+    measured_at,
     printable,
     sex_of,
     values_of,
@@ -34,8 +32,6 @@ from nofinding.datasets.hospital.fhir.resources import (
 from nofinding.errors import UserError
 
 __all__ = ["FhirRecord", "record_of"]
-
-LAST = timedelta(days=1) - timedelta(microseconds=1)  # of a day
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +43,7 @@ class FhirRecord:
     flags: tuple[str, ...] = ()
     """What was not used and why: "record: 2 values from after the film, not used"."""
     used: tuple[tuple[str, int], ...] = ()
-    """(field, days before the study); 0 for sex and age."""
+    """(field, days before the study); negative: after it; 0 for sex and age."""
 
 
 def record_of(
@@ -55,16 +51,14 @@ def record_of(
     *,
     patient: PatientKey,
     taken: Taken,
-    window: int,
+    window: EhrWindow,
     fields: Mapping[str, EhrField],
     zone: tzinfo | None = None,
 ) -> FhirRecord:
-    """Sex and age of the patient, and of each field the last value at most `window` days before
-    the study, never one from after it.
+    """Sex and age of the patient, and of each field the nearest value in the window.
 
     A value with an offset is an instant. Clocks without one, the film's above all, are taken to
-    show the time of `zone`; None: of this machine. A value of which the day alone is told counts
-    as the first of that day; a study of which the day alone is told as the end of it.
+    show the time of `zone`; None: of this machine.
     """
     held = [*last_versions(resources)]
     who, why = find_patient(held, patient)
@@ -72,16 +66,21 @@ def record_of(
         return FhirRecord(flags=why)
     clock = _Clock(taken, zone)
     counts: Counter[tuple[str, str]] = Counter()
-    readings = [*_readings(held, who, patient, clock, fields, counts)]
-    ehr, used = _nearest(readings, clock, window)
-    person = _person(who, clock.day, fields, counts)
+    readings = _readings(held, who, patient, clock, window, fields, counts)
+    ehr: dict[str, float] = {}
+    used: dict[str, int] = {}
+    for name, ones in readings.items():  # none, where the film has no date
+        one = None if clock.taken is None else nearest(ones, clock.taken, window)
+        if one is not None:
+            ehr[name], used[name] = one
+    person = _person(who, clock.taken, fields, counts)
     ehr, used = {**ehr, **person}, {**used, **dict.fromkeys(person, 0)}
     if {"systolic", "diastolic"} <= ehr.keys() - plausible(ehr, fields)[0].keys():
         del ehr["systolic"], ehr["diastolic"]
         why = (*why, "diastolic: is above systolic in the record, both left out")
     _body_mass_index(ehr, used, fields)
     flags = tuple(_flag(where, what, count) for (where, what), count in sorted(counts.items()))
-    if clock.day is None:
+    if clock.taken is None:
         why = (*why, "record: the film has no date, no measurement is used")
     return FhirRecord(
         ehr={name: ehr[name] for name in fields if name in ehr},
@@ -95,50 +94,38 @@ def _flag(where: str, what: str, count: int) -> str:
 
 
 class _Clock:
-    """Times of the record beside that of the study, on one clock."""
+    """Times of the EHR as the film's clock shows them."""
 
     def __init__(self, taken: Taken, zone: tzinfo | None) -> None:
         own = taken.tzinfo if isinstance(taken, datetime) else None
         self.zone = own or zone
-        self.day: date | None = None
-        self.until: datetime | None = None
-        placed = None if taken is None else self.place(taken)
-        if placed is not None:
-            self.day, self.until = placed
-            self.until += timedelta() if isinstance(taken, datetime) else LAST
+        self.taken = None if taken is None else self.place(taken)
 
-    def place(self, when: datetime | date) -> tuple[date, datetime] | None:
-        """The day on the clock, and the instant; None for what no clock can show."""
+    def place(self, when: datetime | date) -> datetime | None:
+        """The time on the clock, midnight for a day alone; None for what no clock can show."""
         try:
             if not isinstance(when, datetime):
-                when = datetime(when.year, when.month, when.day)
+                return datetime(when.year, when.month, when.day)
             if when.tzinfo is None:
-                when = when.astimezone() if self.zone is None else when.replace(tzinfo=self.zone)
-            local = when.astimezone(self.zone)
-            return local.date(), when.astimezone(UTC)
+                return when
+            return when.astimezone(self.zone).replace(tzinfo=None)
         except (OverflowError, ValueError, OSError):
             return None
 
 
-class _Reading(NamedTuple):
-    field: str
-    day: date
-    at: datetime
-    value: float
-
-
 def _readings(
-    held: Iterable[Resource], who: Resource, key: PatientKey, clock: _Clock,
+    held: Iterable[Resource], who: Resource, key: PatientKey, clock: _Clock, window: EhrWindow,
     fields: Mapping[str, EhrField], counts: Counter[tuple[str, str]],
-) -> Iterator[_Reading]:  # fmt: skip
-    """The values that can be used, of this patient and from before the study, in the fields' units;
-    `counts` those that cannot."""
+) -> dict[str, list[Reading]]:  # fmt: skip
+    """By field the values of this patient that can be used, in its unit; `counts` those that
+    cannot."""
     own, meant = str(printable(who.get("id"))), loinc_fields(fields)
+    readings: dict[str, list[Reading]] = defaultdict(list)
     for one in held:
         if one.get("resourceType") != "Observation" or not (values := [*values_of(one, meant)]):
             continue
-        when = _statement(one)
-        placed = None if when is None else clock.place(when)
+        when = measured_at(one)
+        at = None if when is None else clock.place(when)
         belongs = own_observations(one, own, key)
         if belongs is None:
             counts["record", "of no patient"] += len(values)
@@ -148,11 +135,11 @@ def _readings(
             counts["record", "entered in error or cancelled"] += len(values)
         elif one.get("focus"):
             counts["record", "of somebody or something else"] += len(values)
-        elif placed is None:
+        elif at is None:
             counts["record", "without a day"] += len(values)
-        elif clock.until is None:
+        elif clock.taken is None:
             continue
-        elif placed[1] > clock.until:
+        elif window.direction == "before" and is_later(at, clock.taken):
             counts["record", "from after the film"] += len(values)
         else:
             for name, number, unit in values:
@@ -160,15 +147,8 @@ def _readings(
                 if value is None:
                     counts[name, wrong] += 1
                 else:
-                    yield _Reading(name, *placed, value)
-
-
-def _statement(one: Resource) -> datetime | date | None:
-    """When it was measured; of a period the end, before which its value was not whole."""
-    period = mapping(one.get("effectivePeriod"))
-    times = (one.get("effectiveDateTime"), one.get("effectiveInstant"), period.get("end"),
-             period.get("start"))  # fmt: skip
-    return next((when for when in map(moment, times) if when is not None), None)
+                    readings[name].append(Reading(at, value))
+    return readings
 
 
 def _converted(number: float | None, unit: str | None, field: EhrField) -> tuple[float | None, str]:
@@ -187,28 +167,9 @@ def _converted(number: float | None, unit: str | None, field: EhrField) -> tuple
     return value, ""
 
 
-def _nearest(
-    readings: Iterable[_Reading], clock: _Clock, window: int
-) -> tuple[dict[str, float], dict[str, int]]:
-    """By field the last value within the window, and how many days before the study it is from.
-    Values at one time are one, their median."""
-    last: dict[str, list[_Reading]] = {}
-    for one in readings:
-        if clock.day is None or (clock.day - one.day).days > window:
-            continue
-        there = last.get(one.field)
-        if there is None or one.at > there[0].at:
-            last[one.field] = [one]
-        elif one.at == there[0].at:
-            there.append(one)
-    ehr = {name: float(median(one.value for one in ones)) for name, ones in last.items()}
-    days = {name: (clock.day - ones[0].day).days for name, ones in last.items() if clock.day}
-    return ehr, days
-
-
 def _person(
     who: Resource,
-    day: date | None,
+    taken: datetime | None,
     fields: Mapping[str, EhrField],
     counts: Counter[tuple[str, str]],
 ) -> dict[str, float]:
@@ -217,8 +178,8 @@ def _person(
     sex, born = sex_of(who), birth_date(who.get("birthDate"))
     if "sex" in fields and sex in fields["sex"].categories:
         known["sex"] = float(fields["sex"].categories.index(sex))
-    if "age" in fields and born is not None and day is not None:
-        years, wrong = _converted((day - born.date()).days / 365.25, "a", fields["age"])
+    if "age" in fields and born is not None and taken is not None:
+        years, wrong = _converted((taken.date() - born.date()).days / 365.25, "a", fields["age"])
         if years is None:
             counts["age", wrong] += 1
         else:
@@ -234,4 +195,4 @@ def _body_mass_index(
         return
     value, _ = _converted(ehr["weight"] / (ehr["height"] / 100) ** 2, "kg/m2", fields["bmi"])
     if value is not None:
-        ehr["bmi"], used["bmi"] = value, max(used["weight"], used["height"])
+        ehr["bmi"], used["bmi"] = value, max(used["weight"], used["height"], key=abs)

@@ -9,7 +9,6 @@ says of single objects.
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,14 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import requests
 from dicomweb_client.uri import URI
 from dicomweb_client.web import DICOMwebClient
 
 from nofinding.clinical.network.multipart import MultipartError, boundary_of, only_part
 from nofinding.clinical.network.outgoing import Outgoing, Refused
 from nofinding.errors import UserError
-from nofinding.net.http import ArchiveError, BoundedSession, SilentError, address_of
+from nofinding.net.answers import BUSY, HttpError, patiently
+from nofinding.net.http import BoundedSession, StatusError, address_of, authorization
 from nofinding.storage.atomic import streamed
 
 __all__ = ["Archive", "FilmReference", "days_of"]
@@ -36,7 +35,6 @@ MODALITY, PATIENT = "00080060", "00100020"
 FAILED, STORED, REFERENCED, REASON = "00081198", "00081199", "00081155", "00081197"
 PAGE, MOST = 200, 100_000  # results of a search at a time, and altogether
 WAITS = (1.0, 3.0)  # seconds before an archive that is busy or silent is asked again
-BUSY = (429, 502, 503, 504)
 BATCH = 2**25  # bytes of objects from which a request of its own begins
 MARK = "nofinding-6f1c0b7e4d5a49b3a2f8"  # between objects that are stored
 ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -69,7 +67,7 @@ def days_of(text: str) -> str:
 
 
 class Archive:
-    """One archive. Everything that it does wrong is an ArchiveError, in one line."""
+    """One archive. Everything that it does wrong is an HttpError, in one line."""
 
     def __init__(
         self,
@@ -80,10 +78,13 @@ class Archive:
         option: str = "--archive",
     ) -> None:
         """`address` is the base of its DICOMweb services; `login` and `ca` are files, see
-        `bounded.py`. Asks nothing yet. Raises UserError."""
+        `net/http.py`. Asks nothing yet. Raises UserError."""
         self.address = address_of(address, option)
-        self.session = BoundedSession(self.address, login, ca, option)
-        self.name = self.session.name
+        self.name = f"{option} {self.address}"
+        self.session = BoundedSession(
+            self.address, name=self.name, accept="application/dicom+json",
+            login=authorization(login), ca=ca,
+        )  # fmt: skip
         self._client = DICOMwebClient(self.address, session=self.session)
         self._client.set_http_retry_params(retry=False)  # it would send an emptied body again
 
@@ -103,7 +104,7 @@ class Archive:
         return [*studies]
 
     def films(self, study: str, most: int) -> list[FilmReference]:
-        """The CR and DX films of a study. Raises ArchiveError where there are more than `most`."""
+        """The CR and DX films of a study. Raises HttpError where there are more than `most`."""
         if not _is_uid(study):
             raise UserError("--study: is no UID")
         films: dict[str, FilmReference] = {}
@@ -118,7 +119,7 @@ class Archive:
                         uid = self._uid(item, INSTANCE)
                         films[uid] = FilmReference(study=study, series=series, instance=uid)
                     if len(films) > most:
-                        raise ArchiveError(f"{self.name}: has over {most} films of one study")
+                        raise HttpError(f"{self.name}: has over {most} films of one study")
         return [*films.values()]
 
     def _search(self, level: str, key: str, *of: str, **named: Any) -> Iterator[dict[str, Any]]:
@@ -135,11 +136,11 @@ class Archive:
             if not new or len(page) < PAGE:
                 return
             if len(instances) > MOST:
-                raise ArchiveError(f"{self.name}: finds over {MOST} {level}; ask for fewer days")
+                raise HttpError(f"{self.name}: finds over {MOST} {level}; ask for fewer days")
 
     def retrieve(self, film: FilmReference, path: Path) -> None:
         """Fetches a film as it is stored there; the whole file is on the disk when this returns,
-        or nothing is. Raises ArchiveError; OSError where the disk refuses."""
+        or nothing is. Raises HttpError; OSError where the disk refuses."""
         address = str(URI(self.address, film.study, film.series, film.instance))
 
         def fetch() -> None:
@@ -160,7 +161,7 @@ class Archive:
         self._patiently(fetch)
 
     def store(self, objects: Sequence[Outgoing]) -> list[Refused]:
-        """Stores objects; gives those that the archive did not take, and why. Raises ArchiveError
+        """Stores objects; gives those that the archive did not take, and why. Raises HttpError
         where it takes no request at all."""
         refused: list[Refused] = []
         batch: list[Outgoing] = []
@@ -199,31 +200,29 @@ class Archive:
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """What the call gives; an archive that is busy or silent is asked again, a few times."""
-        for wait in (*WAITS, None):
+
+        def once() -> T:
             try:
                 return self.session.guarded(call)
-            except requests.HTTPError as error:
+            except StatusError as error:
                 status = 0 if error.response is None else error.response.status_code
-                if wait is None or status not in BUSY:
-                    raise ArchiveError(f"{self.name}: answered {status}{_about(status)}") from None
-            except SilentError:
-                if wait is None:
-                    raise
+                said = f"{self.name}: answered {status}{_about(status)}"
+                raise HttpError(said, busy=status in BUSY) from None
             except MultipartError as error:
-                raise ArchiveError(f"{self.name}: {error}") from None
+                raise HttpError(f"{self.name}: {error}") from None
             except (ValueError, RecursionError):
                 raise self._no_json() from None
-            time.sleep(wait)
-        raise AssertionError("the last try returns or raises")
+
+        return patiently(once, WAITS)
 
     def _uid(self, item: dict[str, Any], tag: str) -> str:
         uid = _text(item, tag)
         if not _is_uid(uid):
-            raise ArchiveError(f"{self.name}: finds something without a valid UID")
+            raise HttpError(f"{self.name}: finds something without a valid UID")
         return uid
 
-    def _no_json(self) -> ArchiveError:
-        return ArchiveError(f"{self.name}: answered with something else than DICOM JSON")
+    def _no_json(self) -> HttpError:
+        return HttpError(f"{self.name}: answered with something else than DICOM JSON")
 
 
 def _is_uid(text: str) -> bool:

@@ -20,6 +20,7 @@ from jaxtyping import UInt16
 from nofinding.data.cache.ledger import Ledger
 from nofinding.data.image import Aspect, fit
 from nofinding.errors import UserError
+from nofinding.storage.atomic import written
 from nofinding.types import Decoded, Pixels
 
 __all__ = ["FilmCache", "Once"]
@@ -139,9 +140,8 @@ class FilmCache:
         file = self._remarks_of(fingerprint)
         file.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"flags": film.flags, "objection": film.objection}
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
-        temporary.write_text(json.dumps(metadata), encoding="utf-8")
-        temporary.replace(file)
+        with written(file) as stream:
+            stream.write(json.dumps(metadata).encode())
 
     def derived(self, pixels: Callable[[], Pixels], name: str, length: int) -> Any:
         """The words (uint16) that `keep` stored beside the film under that name; None where there

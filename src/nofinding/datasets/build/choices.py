@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
+from nofinding.data.nearest_value import Days, Direction, EhrWindow
 from nofinding.errors import UserError
 from nofinding.ranges import Range, require_ranges
 
@@ -20,8 +21,12 @@ class Choices:
     record: Path | None = None
     """Where the record is, if not in the source's own folder: MIMIC-IV's folder, or a table by
     patient pseudonym, as the source says."""
-    window: Annotated[int, Range(0, 365)] = 90
-    """A value of the record counts if it was taken at most this many days from the film."""
+    window: Days = EhrWindow().days
+    """A value of the EHR counts if it was measured at most this many days from the film. Stored
+    with the cohort and with each model fitted on it, which then looks values up alike."""
+    direction: Direction = EhrWindow().direction
+    """around: values from before and after the film count; before: none from after it, as for a
+    film that is scored on the day it is taken."""
     uncertain: Uncertain = "drop"
     """A film whose labels are uncertain where they matter: drop leaves it out; positive and
     negative take every uncertain label as that; unlabelled keeps the film without a label."""
@@ -56,3 +61,8 @@ class Choices:
             raise UserError("--val-share and --test-share leave no patient to learn from")
         if len(set(self.complete)) < len(self.complete):
             raise UserError("--complete: a field is named twice")
+
+    @property
+    def ehr_window(self) -> EhrWindow:
+        """When a value of the EHR counts for a film."""
+        return EhrWindow(days=self.window, direction=self.direction)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from nofinding.data.decoding.decode import FilmFile, PublishedFile
 from nofinding.data.ehr import EhrField, convert
+from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets.build.database import COLUMNS, CohortDatabase
 from nofinding.datasets.build.flow import Flow
 from nofinding.datasets.build.lesions import Box, BoxLesion
@@ -232,6 +233,15 @@ class CohortFolder:
         """The fields that the cohort has a column of."""
         description = read_description(Path(root).expanduser())
         return tuple(name for name in fields if name in description["fields"])
+
+    def ehr_window(self, root: str) -> EhrWindow:
+        """When a value of the EHR counted for a film. Raises UserError as `read_description`."""
+        folder = Path(root).expanduser()
+        choices = {"direction": EhrWindow().direction, **read_description(folder)["choices"]}
+        try:
+            return EhrWindow(days=choices["window"], direction=choices["direction"])
+        except (LookupError, TypeError, UserError):
+            raise UserError(f"{folder / DESCRIPTION}: has no window of days") from None
 
 
 COHORT = CohortFolder()

@@ -3,8 +3,7 @@
 A loader fills `readings` (patient, field, made, number, unit: as written) and, where it knows them,
 `people` (patient, sex, born) and `aliases` (alias, patient). The rules are the same whatever the
 records come from: a unit that is not known, or not stated, makes a value missing; so does a value
-that no living patient could have; values at one time are one, their median; and of what is left
-the nearest by whole days counts, then the nearest by the clock, then the earlier.
+that no living patient could have; and of what is left the nearest counts (data/nearest_value.py).
 """
 
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import pyarrow as pa
 from nofinding.data.ehr import EhrField, convert
 from nofinding.data.units import SPELLINGS
 from nofinding.datasets.build.database import CohortDatabase
+from nofinding.datasets.build.nearest_reading import choose_nearest, final_choices
 from nofinding.errors import UserError
 
 __all__ = ["body_mass_index", "convert_readings", "loinc_fields", "only_of_films",
@@ -163,37 +163,33 @@ def take_people(database: CohortDatabase) -> None:
 
 
 def take_nearest(database: CohortDatabase) -> None:
-    """Gives every film, for each numeric field, the measurement nearest to it within --window days,
-    before or after it. Films without a date get none, and are counted; so are the values from
-    after the film. What the film had already stays where there is no measurement."""
+    """Gives every film, for each numeric field, the measurement nearest to it within the window.
+    Films without a date get none, and are counted; so are the values from after the film. What the
+    film had already stays where there is no measurement."""
     database.run(
-        """
-        CREATE OR REPLACE TABLE chosen AS
-        SELECT image_id, field, value,
-          -- of the day of a film without a time nobody knows
-          made > taken AND (made::DATE > taken::DATE OR taken::TIME != '00:00:00') AS later
-        FROM (
-          SELECT films.image_id, films.taken, measured.*, row_number() OVER (
-            PARTITION BY films.image_id, field
-            ORDER BY abs(date_diff('day', taken, made)), abs(date_diff('second', taken, made)), made
-          ) AS place
-          FROM films JOIN holders ON holders.alias = films.patient_id
-          JOIN measured ON measured.patient = holders.patient
-          WHERE abs(date_diff('day', taken, made)) <= ?)
-        WHERE place = 1
-        """,
-        [database.choices.window],
+        "CREATE OR REPLACE TABLE moments AS SELECT DISTINCT holders.patient, taken FROM films "
+        "JOIN holders ON holders.alias = films.patient_id WHERE taken IS NOT NULL"
     )
+    database.run("DROP TABLE IF EXISTS choices")
+    choose_nearest(
+        database,
+        "(SELECT patient, made AS noted, field AS kind, 0 AS preference, 0 AS seq, value, "
+        "NULL::DOUBLE AS second FROM measured)",
+    )
+    final_choices(database)
     for field in _numeric(database.fields):
         database.run(
-            f'UPDATE films SET "{field.name}" = chosen.value FROM chosen '
-            "WHERE chosen.image_id = films.image_id AND field = ?",
+            f'UPDATE films SET "{field.name}" = chosen.value FROM chosen JOIN holders '
+            "USING (patient) WHERE holders.alias = films.patient_id "
+            "AND chosen.taken = films.taken AND kind = ?",
             [field.name],
         )
         if database.one("SELECT count(*) FROM measured WHERE field = ?", [field.name]):
             database.offered.add(field.name)
     database.remark("values of the record from after the film",
-                    database.one("SELECT count(*) FROM chosen WHERE later"))  # fmt: skip
+                    database.one("SELECT count(*) FROM chosen JOIN holders USING (patient) "
+                                 "JOIN films ON holders.alias = films.patient_id "
+                                 "AND films.taken = chosen.taken WHERE later"))  # fmt: skip
     database.remark(
         "films without a date, for which no measurement can be chosen",
         database.one("SELECT count(*) FROM films WHERE taken IS NULL"),

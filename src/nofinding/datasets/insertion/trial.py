@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt8
 from nofinding.datasets.insertion.insert import KINDS, Inserted, insert
 from nofinding.datasets.insertion.scene import ADULT_FIELD, Scene, scene_of
 from nofinding.errors import UserError
+from nofinding.storage.atomic import written
 from nofinding.types import Exam, Pixels
 
 __all__ = ["Case", "Held", "Trial", "build_trial"]
@@ -167,9 +168,8 @@ def _write(file: Path, inserted: Mapping[str, Inserted]) -> None:
         arrays[f"mask{i}"] = np.packbits(lesion.mask)
         arrays[f"what{i}"] = np.array([lesion.kind, lesion.cell], dtype=np.str_)
         arrays[f"size{i}"] = np.array([lesion.diameter, lesion.contrast])
-    part = file.with_suffix(".part.npz")
-    np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
-    part.replace(file)
+    with written(file) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
 def _read(file: Path) -> dict[str, Inserted]:

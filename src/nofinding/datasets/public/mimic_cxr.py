@@ -6,7 +6,6 @@ mimic-cxr-2.0.0-split.csv.gz; age, sex and vital signs from MIMIC-IV (`mimic_rec
 """
 
 from nofinding.datasets.build.database import CohortDatabase
-from nofinding.datasets.build.nearest_reading import MOMENTS
 from nofinding.datasets.build.publisher import Publisher
 from nofinding.datasets.public.mimic_ehr import EMERGENCY_FIELDS, OMR_FIELDS, join_record
 from nofinding.datasets.public.mimic_folders import find_mimic
@@ -72,7 +71,7 @@ def _shots(database: CohortDatabase) -> None:
         "films without a StudyTime that can be read: taken as midnight",
         database.one("SELECT count(*) FROM shots WHERE day IS NOT NULL AND clock IS NULL"),
     )
-    database.run(f"CREATE TABLE moments ({MOMENTS})")
+    database.run("CREATE TABLE moments (patient BIGINT, taken TIMESTAMP)")
     database.run(
         "INSERT INTO moments SELECT DISTINCT patient, taken FROM shots "
         "WHERE view IN ('PA', 'AP') AND patient IS NOT NULL AND taken IS NOT NULL"

@@ -189,7 +189,7 @@ def _omr(database: CohortDatabase, file: Path) -> None:
         database.one("SELECT count(*) FROM measured WHERE kind != '' AND noted IS NULL"),
     )
     _usable(database, "omr")
-    choose_nearest(database, "(SELECT *, false AS timed FROM usable)")
+    choose_nearest(database, "usable")
     database.run("DROP TABLE measured")
 
 
@@ -283,7 +283,7 @@ def _emergency(
     )
     _fahrenheit(database)
     _usable(database, "ed")
-    choose_nearest(database, "(SELECT *, true AS timed FROM usable)")
+    choose_nearest(database, "usable")
     database.run("DROP TABLE measured")
 
 

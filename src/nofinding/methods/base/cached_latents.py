@@ -143,9 +143,7 @@ class LatentMethod(WithoutRecord):
         """Of the latent map. Raises UserError where the film's side is no multiple."""
         stride = self.config.autoencoder.stride
         if self.config.image_size < stride or self.config.image_size % stride:
-            raise UserError(
-                f"image_size: {self.config.image_size} is not allowed; give a multiple of {stride}"
-            )
+            raise UserError(f"image_size {self.config.image_size}: give a multiple of {stride}")
         return int(self.config.image_size // stride)
 
     def new_autoencoder(self) -> AutoencoderKL:

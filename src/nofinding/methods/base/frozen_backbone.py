@@ -42,7 +42,7 @@ class FrozenConfig:
     def __post_init__(self) -> None:
         require_ranges(self)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise UserError(f"layers: {self.layers} is not allowed; give each once, finest first")
+            raise UserError(f"layers {self.layers}: give each once, finest first")
 
 
 class Frozen(WithoutRecord):

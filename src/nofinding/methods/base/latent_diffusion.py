@@ -24,6 +24,7 @@ from nofinding.methods.base.restarts import held_out
 from nofinding.methods.base.training_identity import describe, training_identity
 from nofinding.nets.monai_networks import CodecShape, LatentPair, LatentShape, spectral_gap
 from nofinding.nets.slice_distance import PerceptualGap
+from nofinding.ranges import Checked
 from nofinding.storage import checkpoint
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch
@@ -92,7 +93,7 @@ class UNetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentConfig:
+class LatentConfig(Checked):
     """The two networks, and films or volumes."""
 
     dimensions: Literal[2, 3] = 2

@@ -49,7 +49,7 @@ def levels(start: int, steps: int) -> list[int]:
 def require_start(name: str, start: int, steps: int, top: int) -> None:
     """Raises UserError unless `steps` different levels lie in 1 to `start`, below `top` = T."""
     if not 1 <= start < top:
-        raise UserError(f"{name}: {start} is not allowed; give 1 to {top - 1}")
+        raise UserError(f"{name} {start}: give 1 to {top - 1}")
     if not 1 <= steps <= start:
         raise UserError(f"{name}: {steps} levels from {start} down; give 1 to {start} of them")
 

@@ -34,14 +34,14 @@ class Restarts:
         after it that is not above `deepest`. Raises UserError where there is none.
         """
         if not 2 <= grid <= diffusion_steps:
-            raise UserError(f"grid: {grid} is not allowed; give 2 to {diffusion_steps}")
+            raise UserError(f"grid {grid}: give 2 to {diffusion_steps}")
         if skip < 1:
-            raise UserError(f"skip: {skip} is not allowed; give 1 or more")
+            raise UserError(f"skip {skip}: give 1 or more")
         stride = diffusion_steps // grid
         levels = [stride * i for i in range(grid)]
         starts = [t for t in levels[1::skip] if t <= deepest]
         if not starts:
-            raise UserError(f"deepest: {deepest} is not allowed; give {levels[1]} or more")
+            raise UserError(f"deepest {deepest}: give {levels[1]} or more")
         return cls(tuple(tuple(k for k in reversed(levels) if k <= t) for t in starts))
 
     @property
@@ -56,7 +56,7 @@ def held_out(count: int, share: float, seed: int, name: str) -> tuple[list[int],
     Which ones follows from the seed. Raises UserError where fewer than two would be held out.
     """
     if not 0 < share < 1:
-        raise UserError(f"held_out: {share:g} is not allowed; give a share above 0 and below 1")
+        raise UserError(f"held_out {share:g}: give a share above 0 and below 1")
     held = round(share * count)
     if count < 4 or held < 2:
         raise UserError(

@@ -6,14 +6,14 @@ et al. (mDDPM) took it over, with a network that gives the clean film at once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Generator, Tensor
 
-from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.noise import simplex
 from nofinding.methods.base.denoising import DenoiserConfig, Denoising, Residual, tiny_denoiser
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig
 
 __all__ = ["SimplexDenoising", "SimplexX0Config", "published", "short", "tiny"]
@@ -50,19 +50,19 @@ def published(steps: int) -> DenoiserConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimplexX0Config:
+class SimplexX0Config(Checked):
     """A denoiser that gives the clean film under simplex noise."""
 
     image_size: int = 32
     """Side of the film, in pixels."""
     net: DenoiserConfig = field(default_factory=short)
     """The network and its training."""
-    octaves: int = 6
+    octaves: Annotated[int, Range(1)] = 6
     """Simplex noises that are added up, each half as coarse as the one before; those finer than 2
     pixels are left out."""
-    persistence: float = 0.8
+    persistence: Annotated[float, Range(above=0, high=1)] = 0.8
     """Strength of each octave, relative to the one before."""
-    wavelength: float = 2 / 3
+    wavelength: Annotated[float, Range(above=0, high=4)] = 2 / 3
     """Size of the features of the coarsest octave, in sides of the film (64 of 96 pixels)."""
     score: Residual = "mae"
     """Which of the parts is the score. All are reported."""
@@ -73,17 +73,6 @@ class SimplexDenoising(Denoising):
     `wavelength`."""
 
     TRAINED_BY: ClassVar[tuple[str, ...]] = ("octaves", "persistence", "wavelength")
-
-    def __init__(self, config: Any, stats: EhrStats) -> None:
-        if config.octaves < 1:
-            raise UserError(f"octaves {config.octaves}: give 1 or more")
-        if not 0 < config.persistence <= 1:
-            raise UserError(f"persistence {config.persistence}: give above 0, up to 1")
-        if not 0 < config.wavelength <= 4:
-            raise UserError(
-                f"wavelength {config.wavelength}: give above 0, up to 4 sides of the film"
-            )
-        super().__init__(config, stats)
 
     def check_levels(self, name: str, levels: Sequence[int]) -> None:
         """Raises UserError for steps that the schedule does not have, or none."""

@@ -6,7 +6,7 @@ blocks instead of the last, and standardised features. No training: `fit` rememb
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from nofinding.errors import UserError
 from nofinding.functional.features.neighbours import nearest
 from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.nets.backbone import BLOCKS, film_to_rgb, load_efficientnet_lite0
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -28,14 +29,14 @@ FLAT = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenKNNConfig:
+class FrozenKNNConfig(Checked):
     """Where in the network one looks, and at how many neighbours."""
 
     image_size: int = 224
     """Side of the film, in pixels; the network was trained at 224."""
-    blocks: tuple[int, ...] = (10,)
+    blocks: Annotated[tuple[int, ...], Range(0, len(BLOCKS) - 1)] = (10,)
     """Blocks of EfficientNet-Lite0, 0 to 15, whose global averages are the features, joined."""
-    k: int = 1
+    k: Annotated[int, Range(1)] = 1
     """The score is the mean distance to this many neighbours."""
     batch_size: int = 32
     """Films at a time in `fit`."""
@@ -66,10 +67,6 @@ class FrozenKNN(WithoutRecord):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: FrozenKNNConfig, stats: EhrStats) -> None:
-        if not config.blocks or not set(config.blocks) <= set(range(len(BLOCKS))):
-            raise UserError(f"blocks: {config.blocks} is not allowed; give some of 0 to 15")
-        if config.k < 1:
-            raise UserError(f"k: {config.k} is not allowed; give 1 or more")
         self.config, self.stats = config, stats
         self.net = load_efficientnet_lite0()
         self.learnt: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ the "distance from face space" of Turk and Pentland 1991. A linear autoencoder, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Float64
@@ -17,6 +17,7 @@ from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.image.residual import max_abs, mse, residual_map
 from nofinding.methods.base.protocol import Notes, WithoutRecord
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -40,12 +41,12 @@ def principal(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PCAConfig:
+class PCAConfig(Checked):
     """How finely one looks, and how much counts as normal variation."""
 
-    image_size: int = 64
+    image_size: Annotated[int, Range(1)] = 64
     """Side of the film, in pixels."""
-    components: int = 32
+    components: Annotated[int, Range(1)] = 32
     """Principal components that the normal films may vary along; fewer than there are films."""
 
 
@@ -73,11 +74,9 @@ class PCA(WithoutRecord):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: PCAConfig, stats: EhrStats) -> None:
-        if config.image_size < 1:
-            raise UserError(f"image_size: {config.image_size} is not allowed; give 1 or more")
-        if not 1 <= config.components < config.image_size**2:
+        if config.components >= config.image_size**2:
             raise UserError(
-                f"components: {config.components} is not allowed; give 1 to "
+                f"components {config.components}: give 1 to "
                 f"{config.image_size**2 - 1}, less than the pixels of a film"
             )
         self.config, self.stats = config, stats

@@ -5,7 +5,7 @@ What deeper methods have to beat where films are alike: no network, no training.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from nofinding.errors import UserError
 from nofinding.functional.features.neighbours import nearest
 from nofinding.functional.image.residual import residual_map
 from nofinding.methods.base.protocol import Notes, WithoutRecord
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -26,12 +27,12 @@ BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelKNNConfig:
+class PixelKNNConfig(Checked):
     """How finely one looks, and at how many neighbours."""
 
-    image_size: int = 64
+    image_size: Annotated[int, Range(1)] = 64
     """Side of the film, in pixels; every normal film is remembered at this size."""
-    k: int = 1
+    k: Annotated[int, Range(1)] = 1
     """The score is the mean distance to this many neighbours."""
 
 
@@ -57,9 +58,6 @@ class PixelKNN(WithoutRecord):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: PixelKNNConfig, stats: EhrStats) -> None:
-        for name in ("image_size", "k"):
-            if getattr(config, name) < 1:
-                raise UserError(f"{name}: {getattr(config, name)} is not allowed; give 1 or more")
         self.config, self.stats = config, stats
         self.memory: Float[Tensor, "n 1 h w"] | None = None  # grey levels of [0, 1]
 

@@ -62,7 +62,7 @@ class DeepKNNConfig(FrozenConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.views <= self.taught:
-            raise UserError(f"views: {self.views} is not allowed; give 1 to {self.taught}")
+            raise UserError(f"views {self.views}: give 1 to {self.taught}")
 
 
 class Siamese(nn.Module):

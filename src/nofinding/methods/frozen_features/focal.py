@@ -7,7 +7,7 @@ looks like them and must not count. `diff3m-f` takes its evidence and features f
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from nofinding.functional.synthetic.acquisition import exposure, labels, place, 
 from nofinding.methods.base.lung_network import load_lungs
 from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.nets.focal import FAMILIES, LUNGS, Focal, FocalNet, LungNet
+from nofinding.ranges import Checked, Names, Range
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
@@ -35,16 +36,16 @@ MASKED = 0.45  # share of black from which on a film shows the lungs alone
 
 
 @dataclass(frozen=True, kw_only=True)
-class FocalConfig:
+class FocalConfig(Checked):
     """The network, what is painted, and for how long it is trained."""
 
-    image_size: int = 224
+    image_size: Annotated[int, Range(64, multiple=32)] = 224
     """Side of the film, in pixels: a multiple of 32."""
-    widths: tuple[int, ...] = (24, 48, 96, 160)
+    widths: Annotated[tuple[int, ...], Range(1, count=4)] = (24, 48, 96, 160)
     """Channels at 1/2, 1/4, 1/8 and 1/16 of the side."""
-    families: tuple[str, ...] = FAMILIES
+    families: Annotated[tuple[str, ...], Names(*LESIONS)] = FAMILIES
     """Which lesions are painted (docs/diff3m-f.md lists them)."""
-    lookalikes: float = 0.2
+    lookalikes: Annotated[float, Range(0, 1)] = 0.2
     """Share of films that show each kind of harmless look-alike; 0: none."""
     film_weight: float = 0.3
     """Weight of "is there one on this film", against "where"."""
@@ -90,16 +91,6 @@ class FocalLesions(WithoutRecord):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: FocalConfig, stats: EhrStats) -> None:
-        if config.image_size < 64 or config.image_size % 32:
-            raise UserError(f"image_size {config.image_size}: give a multiple of 32, 64 or more")
-        if len(config.widths) != 4 or min(config.widths) < 1:
-            raise UserError(f"widths {config.widths}: give four numbers of channels")
-        unknown = sorted(set(config.families) - set(LESIONS))
-        if unknown or not config.families:
-            named = repr(unknown[0]) if unknown else "none"
-            raise UserError(f"families: {named} is not allowed; give some of {', '.join(LESIONS)}")
-        if not 0 <= config.lookalikes <= 1:
-            raise UserError(f"lookalikes {config.lookalikes}: give a share, 0 to 1")
         self.config, self.stats = config, stats
         self.net = self.new_net(0)
         self.lungs: LungNet | None = None

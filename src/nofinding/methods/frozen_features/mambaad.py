@@ -5,7 +5,7 @@ He et al., NeurIPS 2024, arXiv:2404.06564 (MambaAD).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,6 +26,7 @@ from nofinding.nets.external_backbones import load_features
 from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps
 from nofinding.nets.reverse import Student
 from nofinding.nets.state_space import HalfFPN, MambaDecoder
+from nofinding.ranges import Checked, Range
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
@@ -49,7 +50,7 @@ def _schedule(
 
 
 @dataclass(frozen=True, kw_only=True)
-class MambaADConfig:
+class MambaADConfig(Checked):
     """Teacher, student and training. The defaults take about a minute on one CPU core."""
 
     image_size: int = 128
@@ -59,9 +60,9 @@ class MambaADConfig:
     """The frozen teacher (see `load_features`)."""
     layers: tuple[int, ...] = (4, 10, 14)
     """Its layers, finest first. The cost goes with the number of cells of the finest."""
-    embedding: int = 256
+    embedding: Annotated[int, Range(1)] = 256
     """Channels of the embedding; published: twice the deepest layer's."""
-    fusion_depth: int = 1
+    fusion_depth: Annotated[int, Range(1)] = 1
     """Bottleneck blocks behind the half-FPN."""
     depths: tuple[int, ...] = (1, 1, 1, 1)
     """State-space blocks at the embedding's scale and at each map's, coarsest first."""
@@ -69,13 +70,13 @@ class MambaADConfig:
     """Of the depth-wise convolutions beside the state-space blocks."""
     directions: int = 8
     """In which Hilbert's curve is walked: 2, 4 or 8."""
-    state: int = 4
+    state: Annotated[int, Range(1)] = 4
     """N, numbers that each channel of a scan remembers."""
-    expand: int = 1
+    expand: Annotated[int, Range(1)] = 1
     """How many times wider a scan is than its map."""
     weight: float = 5.0
     """Of the loss, the mean squared difference summed over scales."""
-    blur: float = 2.0
+    blur: Annotated[float, Range(0)] = 2.0
     """Standard deviation of the blur of the map, in pixels; the authors' program: 4 at 256."""
     epochs: int = 0
     """Passes over the films; 0: as many steps as `train` says."""
@@ -149,7 +150,7 @@ class MambaAD(WithoutRecord):
         self.shapes = halving_shapes(teacher, config.image_size, config.layers)
         if self.shapes[-1][1] < 4:  # instance normalisation has no variance of one cell
             raise UserError(
-                f"image_size: {config.image_size} is not allowed; the last of layers "
+                f"image_size {config.image_size}: the last of layers "
                 f"{config.layers} has a side of {self.shapes[-1][1]}, and 4 or more are needed"
             )
         self.net = nn.ModuleDict({"teacher": teacher, "student": self.new_student(0)})
@@ -247,18 +248,15 @@ class MambaAD(WithoutRecord):
 
 def _check(config: MambaADConfig) -> None:
     if config.train.batch_size < 2:  # batch normalisation has no variance of one
-        raise UserError("train.batch_size: 1 is not allowed for mambaad; give 2 or more")
+        raise UserError("train.batch_size 1: give 2 or more")
     if len(config.depths) != len(config.layers) + 1 or min(config.depths) < 1:
         raise UserError(
-            f"depths: {config.depths} is not allowed; give {len(config.layers) + 1} numbers, each "
+            f"depths {config.depths}: give {len(config.layers) + 1} numbers, each "
             "1 or more: one for the embedding and one for each of layers"
         )
     if config.directions not in (2, 4, 8):
-        raise UserError(f"directions: {config.directions} is not allowed; give 2, 4 or 8")
+        raise UserError(f"directions {config.directions}: give 2, 4 or 8")
     if not config.kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in config.kernels):
-        raise UserError(f"kernels: {config.kernels} is not allowed; give odd numbers")
-    for name in ("embedding", "fusion_depth", "state", "expand"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}: {getattr(config, name)} is not allowed; give 1 or more")
+        raise UserError(f"kernels {config.kernels}: give odd numbers")
     if config.blur < 0:
-        raise UserError(f"blur: {config.blur} is not allowed; give 0 or more")
+        raise UserError(f"blur {config.blur}: give 0 or more")

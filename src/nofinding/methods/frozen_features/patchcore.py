@@ -59,11 +59,9 @@ class PatchCoreConfig(FrozenConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise UserError(
-                f"neighbourhood: {self.neighbourhood} is not allowed; give 1, 3, 5, ..."
-            )
+            raise UserError(f"neighbourhood {self.neighbourhood}: give 1, 3, 5, ...")
         if self.neighbours < 0 or self.neighbours == 1:  # of one alone, eq. 7 makes 0
-            raise UserError(f"neighbours: {self.neighbours} is not allowed; give 0, or 2 or more")
+            raise UserError(f"neighbours {self.neighbours}: give 0, or 2 or more")
 
 
 class PatchCore(Frozen):

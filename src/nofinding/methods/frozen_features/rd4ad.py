@@ -6,7 +6,7 @@ Deng and Li, CVPR 2022, arXiv:2201.10703 (RD4AD).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,6 +20,7 @@ from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.nets.external_backbones import load_features
 from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps
 from nofinding.nets.reverse import Block, Fusion, ReverseDecoder, Student
+from nofinding.ranges import Checked, Range
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
@@ -35,7 +36,7 @@ def _schedule(*, steps: int, lr: float = 0.005, batch_size: int = 16) -> TrainCo
 
 
 @dataclass(frozen=True, kw_only=True)
-class RD4ADConfig:
+class RD4ADConfig(Checked):
     """Teacher, student and training. The defaults take less than a minute on one CPU core."""
 
     image_size: int = 128
@@ -47,16 +48,16 @@ class RD4ADConfig:
     """Its layers, finest first; each map must have half the sides of the one before."""
     block: Block = "basic"
     """Residual blocks of the student: basic (ResNet18) or bottleneck (WideResNet50)."""
-    embedding: int = 224
+    embedding: Annotated[int, Range(1)] = 224
     """Channels of the one-class embedding; published: twice the deepest layer's."""
-    fusion_depth: int = 1
+    fusion_depth: Annotated[int, Range(1)] = 1
     """Blocks that squeeze the joined maps into the embedding."""
     depths: tuple[int, ...] = (1, 1, 1)
     """Blocks of each of the decoder's stages, coarsest first."""
     compare: Literal["film", "position"] = "film"
     """Loss of a scale: 1 - cos of the whole map as one vector, as the authors' program has it, or
     the mean over positions, as the paper's equation has it."""
-    blur: float = 2.0
+    blur: Annotated[float, Range(0)] = 2.0
     """Standard deviation of the blur of the map, in pixels; published: 4 at 256 pixels."""
     epochs: int = 0
     """Passes over the films; 0: as many steps as `train` says."""
@@ -116,17 +117,12 @@ class RD4AD(WithoutRecord):
 
     def __init__(self, config: RD4ADConfig, stats: EhrStats) -> None:
         if config.train.batch_size < 2:  # batch normalisation has no variance of one
-            raise UserError("train.batch_size: 1 is not allowed for rd4ad; give 2 or more")
+            raise UserError("train.batch_size 1: give 2 or more")
         if len(config.depths) != len(config.layers) or min(config.depths) < 1:
             raise UserError(
-                f"depths: {config.depths} is not allowed; give {len(config.layers)} numbers, each "
+                f"depths {config.depths}: give {len(config.layers)} numbers, each "
                 "1 or more: one for each of layers"
             )
-        for name in ("embedding", "fusion_depth"):
-            if getattr(config, name) < 1:
-                raise UserError(f"{name}: {getattr(config, name)} is not allowed; give 1 or more")
-        if config.blur < 0:
-            raise UserError(f"blur: {config.blur} is not allowed; give 0 or more")
         self.config, self.stats = config, stats
         teacher = load_features(config.backbone, config.layers)
         self.shapes = halving_shapes(teacher, config.image_size, config.layers)

@@ -166,13 +166,9 @@ class DiAD(LatentMethod):
     def __init__(self, config: DiADConfig, stats: EhrStats) -> None:
         self.config, self.stats = config, stats
         if not 0 <= config.start < config.diffusion_steps:
-            raise UserError(
-                f"start: {config.start} is not allowed; give 0 to {config.diffusion_steps - 1}"
-            )
+            raise UserError(f"start {config.start}: give 0 to {config.diffusion_steps - 1}")
         if not 1 <= config.steps <= config.start + 1:
-            raise UserError(
-                f"steps: {config.steps} is not allowed; give 1 to start + 1 = {config.start + 1}"
-            )
+            raise UserError(f"steps {config.steps}: give 1 to start + 1 = {config.start + 1}")
         if not 0 < config.beta_first <= config.beta_last < 1:
             raise UserError(
                 f"beta_first {config.beta_first}, beta_last {config.beta_last}: give 0 < first <= "

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.nets.dit import DiT
 from nofinding.nets.external_backbones import load_features
 from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps
+from nofinding.ranges import Checked, Range
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
@@ -44,7 +45,7 @@ CHUNK = 32  # training films inverted at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class InvADConfig:
+class InvADConfig(Checked):
     """Features, denoiser, training and inversion. The defaults take less than a minute on one CPU
     core."""
 
@@ -54,15 +55,15 @@ class InvADConfig:
     """The frozen network (see `load_features`)."""
     layer: int = 10
     """Its layer that is looked at; of EfficientNet-Lite0, 5 to 10 have stride 16."""
-    width: int = 128
+    width: Annotated[int, Range(4, multiple=4)] = 128
     """Numbers of a token in the transformer: a multiple of 4."""
-    depth: int = 4
+    depth: Annotated[int, Range(1)] = 4
     """Blocks of the transformer."""
-    heads: int = 4
+    heads: Annotated[int, Range(1)] = 4
     """Heads of its self-attention; they divide `width`."""
     diffusion_steps: int = 1000
     """T, the number of noise levels."""
-    inversion_steps: int = 3
+    inversion_steps: Annotated[int, Range(1)] = 3
     """Calls of the transformer in scoring: steps from the film to noise."""
     epochs: int = 0
     """Passes over the films; 0: as many steps as `train` says."""
@@ -123,25 +124,18 @@ class InvAD(WithoutRecord):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: InvADConfig, stats: EhrStats) -> None:
-        if config.width < 4 or config.width % 4:
-            raise UserError(f"width: {config.width} is not allowed; give a multiple of 4")
-        if config.heads < 1 or config.width % config.heads:
+        if config.width % config.heads:
+            raise UserError(f"heads {config.heads}: give a number that divides {config.width}")
+        if config.inversion_steps >= config.diffusion_steps:
             raise UserError(
-                f"heads: {config.heads} is not allowed; give a number that divides {config.width}"
-            )
-        if config.depth < 1:
-            raise UserError(f"depth: {config.depth} is not allowed; give 1 or more")
-        if not 1 <= config.inversion_steps < config.diffusion_steps:
-            raise UserError(
-                f"inversion_steps: {config.inversion_steps} is not allowed; give 1 to "
-                f"{config.diffusion_steps - 1}"
+                f"inversion_steps {config.inversion_steps}: give 1 to {config.diffusion_steps - 1}"
             )
         self.config, self.stats = config, stats
         teacher = load_features(config.backbone, (config.layer,))
         self.shapes = map_shapes(teacher, config.image_size)
         if min(self.shapes[0][1:]) < 2:  # the ingredient "range" compares positions
             raise UserError(
-                f"image_size: {config.image_size} is not allowed; layer {config.layer} has a side "
+                f"image_size {config.image_size}: layer {config.layer} has a side "
                 f"of {self.shapes[0][1]}, and 2 or more are needed"
             )
         self.abar = linear_abar(config.diffusion_steps)

@@ -6,7 +6,7 @@ MICCAI 2022, arXiv:2206.03461.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from nofinding.methods.base.latent_diffusion import (
 )
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.latent_diffusion.ldm_ood import paper_networks, small_volumes
+from nofinding.ranges import Range
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["LDMKL", "LDMKLConfig", "repaint", "smooth_mask"]
@@ -42,15 +43,15 @@ class LDMKLConfig(LatentConfig):
     """Lowest noise level at which surprise is measured, of `unet.diffusion_steps`."""
     highest: int = 600
     """Highest one."""
-    kl_stride: int = 50
+    kl_stride: Annotated[int, Range(1)] = 50
     """Every so manyth level between them is measured; 1 in the paper."""
     variance: Literal["posterior", "beta"] = "posterior"
     """Of the network's step: that of the true step back, or that of the step forth."""
-    percentile: float = 97.5
+    percentile: Annotated[float, Range(above=0, below=100)] = 97.5
     """A position is flagged where its surprise is above this percentile of held-out films."""
     start: int = 500
     """Noise level from which the flagged positions are painted anew."""
-    paint_stride: int = 50
+    paint_stride: Annotated[int, Range(1)] = 50
     """Levels from one step of that to the next; 1 in the paper."""
 
 
@@ -104,12 +105,7 @@ class LDMKL(LatentDiffusion):
                 f"lowest {c.lowest} and highest {c.highest}: give 1 to {steps - 1}, in that order"
             )
         if not 1 <= c.start < steps:
-            raise UserError(f"start: {c.start} is not allowed; give 1 to {steps - 1}")
-        for name in ("kl_stride", "paint_stride"):
-            if getattr(c, name) < 1:
-                raise UserError(f"{name}: {getattr(c, name)} is not allowed; give 1 or more")
-        if not 0 < c.percentile < 100:
-            raise UserError(f"percentile: {c.percentile:g} is not allowed; give above 0, below 100")
+            raise UserError(f"start {c.start}: give 1 to {steps - 1}")
         self.levels = [*range(c.lowest, c.highest + 1, c.kl_stride)]
         self.path = [*range(c.start, -1, -c.paint_stride)]
 

@@ -6,13 +6,12 @@ MICCAI 2023, arXiv:2307.03777. Its version on pixels is `ddpm_ood.py`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from nofinding.data.ehr import EhrStats
-from nofinding.errors import UserError
 from nofinding.functional.diffusion.plms import plms
 from nofinding.functional.diffusion.sampler import add_noise
 from nofinding.functional.image.residual import mse
@@ -26,6 +25,7 @@ from nofinding.methods.base.latent_diffusion import (
 )
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.restarts import MEASURES, Restarts, statistics, z_scores
+from nofinding.ranges import Range
 from nofinding.training import TrainConfig
 from nofinding.types import Batch, Scores, Supervision
 
@@ -42,7 +42,7 @@ class LDMOODConfig(LatentConfig):
     """Every so manyth level of the grid is a start, beginning with the second."""
     deepest: int = 300
     """Highest level to start from, of `unet.diffusion_steps`."""
-    slice_stride: int = 1
+    slice_stride: Annotated[int, Range(1)] = 1
     """Of a volume, every so manyth slice along each axis is compared perceptually."""
 
 
@@ -141,8 +141,6 @@ class LDMOOD(LatentDiffusion):
         self.restarts = Restarts.of(
             config.unet.diffusion_steps, config.grid, config.skip, config.deepest
         )
-        if config.slice_stride < 1:
-            raise UserError(f"slice_stride: {config.slice_stride} is not allowed; give 1 or more")
 
     @property
     def network_calls(self) -> int:

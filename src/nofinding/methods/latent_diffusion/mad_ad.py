@@ -8,7 +8,7 @@ not noised at all: the reverse process starts from its latent, and corrects what
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from nofinding.methods.base.protocol import Notes
 from nofinding.nets.denoiser import Denoiser
 from nofinding.nets.kl_autoencoder import AutoencoderKL
 from nofinding.nets.unet import UNetShape, groups_of
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -76,7 +77,7 @@ class MaskedDenoiser(Denoiser):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MADADConfig:
+class MADADConfig(Checked):
     """The autoencoder, the denoiser, and how films are noised and corrected."""
 
     image_size: int = 64
@@ -85,17 +86,17 @@ class MADADConfig:
     """Trained first, then frozen."""
     net: LatentUNet = field(default_factory=LatentUNet)
     """The denoiser."""
-    diffusion_steps: int = 10
+    diffusion_steps: Annotated[int, Range(1)] = 10
     """T, the number of noise levels, along a squared cosine; as many steps correct a film."""
     patches: tuple[int, ...] = (1, 2, 4, 8)
     """Heights and widths of the patches, in positions of the latent map."""
     patch_chances: tuple[float, ...] = (0.2, 0.3, 0.3, 0.2)
     """How often each of `patches` is drawn, for height and width alike."""
-    most_noised: float = 0.4
+    most_noised: Annotated[float, Range(0, 1)] = 0.4
     """The share of noised patches is drawn between 0 and this."""
     mask_weight: float = 0.01
     """Weight of the squared error of the predicted mask beside that of the latent."""
-    eta: float = 0.5
+    eta: Annotated[float, Range(0, 1)] = 0.5
     """Fresh noise of each step: 0 none (DDIM), 1 as much as DDPM."""
     sigma: float = 1.25
     """Blur of the map, in pixels."""
@@ -263,15 +264,10 @@ class MADAD(LatentMethod):
 def _refuse_impossible(config: MADADConfig, side: int) -> None:
     """Raises UserError for settings that do not go together."""
     if not config.patches or any(p < 1 or side % p for p in config.patches):
-        raise UserError(f"patches: {config.patches} is not allowed; give divisors of {side}")
+        raise UserError(f"patches {config.patches}: give divisors of {side}")
     chances = config.patch_chances
     if len(chances) != len(config.patches) or min(chances) < 0 or sum(chances) <= 0:
         raise UserError(
-            f"patch_chances: {chances} is not allowed; give one of 0 or more for each of the "
+            f"patch_chances {chances}: give one of 0 or more for each of the "
             f"{len(config.patches)} patches"
         )
-    for name in ("most_noised", "eta"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{name}: {getattr(config, name)} is not allowed; give 0 to 1")
-    if config.diffusion_steps < 1:
-        raise UserError(f"diffusion_steps: {config.diffusion_steps} is not allowed; give 1 or more")

@@ -8,7 +8,7 @@ needs to go a quarter of the way only, which keeps what is normal in place.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator
@@ -26,6 +26,7 @@ from nofinding.methods.base.denoising import (
 )
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.simplex_noise import SimplexDenoising
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig
 from nofinding.types import Batch, Scores, Supervision
 
@@ -39,23 +40,23 @@ def _short() -> DenoiserConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnoDDPMConfig:
+class AnoDDPMConfig(Checked):
     """The denoiser, its noise, and how far a film is noised."""
 
     image_size: int = 32
     """Side of the film, in pixels."""
     net: DenoiserConfig = field(default_factory=_short)
     """The network and its training."""
-    octaves: int = 6
+    octaves: Annotated[int, Range(1)] = 6
     """Simplex noises that are added up, each half as coarse as the one before; those finer than 2
     pixels are left out."""
-    persistence: float = 0.8
+    persistence: Annotated[float, Range(above=0, high=1)] = 0.8
     """Strength of each octave, relative to the one before."""
-    wavelength: float = 0.25
+    wavelength: Annotated[float, Range(above=0, high=4)] = 0.25
     """Size of the features of the coarsest octave, in sides of the film (64 of 256 pixels)."""
     noise_level: int = 250
     """How far a film is noised, in steps of the whole schedule."""
-    stride: int = 25
+    stride: Annotated[int, Range(1)] = 25
     """Steps that one call denoises; 1 as published."""
     step_noise: Literal["gaussian", "simplex"] = "gaussian"
     """The fresh noise of each step on the way back."""
@@ -119,7 +120,7 @@ class AnoDDPM(SimplexDenoising):
     def __init__(self, config: AnoDDPMConfig, stats: EhrStats) -> None:
         super().__init__(config, stats)
         self.check_levels("noise_level", (config.noise_level,))
-        if not 1 <= config.stride <= config.noise_level:
+        if config.stride > config.noise_level:
             raise UserError(f"stride {config.stride}: give 1 to {config.noise_level}")
         self.steps = list(range(config.noise_level, 0, -config.stride))
 

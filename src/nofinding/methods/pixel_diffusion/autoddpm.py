@@ -9,13 +9,12 @@ makes both parts fit, going back and forth (RePaint, Lugmayr et al. 2022, arXiv:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from nofinding.data.ehr import EhrStats
-from nofinding.errors import UserError
 from nofinding.functional.diffusion.sampler import add_noise, ddpm_step
 from nofinding.functional.image.morphology import dilate
 from nofinding.functional.noise import generators
@@ -23,6 +22,7 @@ from nofinding.methods.base.denoising import DenoiserConfig, Image, tiny_denoise
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.repair import Repairing, levels, published_denoiser, require_start
 from nofinding.nets.perceptual import Perceptual
+from nofinding.ranges import Checked, Range
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["AutoDDPM", "AutoDDPMConfig"]
@@ -31,7 +31,7 @@ FLAT = 1e-9  # a film that comes back whole has no scale of its own
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoDDPMConfig:
+class AutoDDPMConfig(Checked):
     """The denoiser, both repairs, and the mask between them."""
 
     image_size: int = 32
@@ -45,15 +45,15 @@ class AutoDDPMConfig:
     mask_from: Literal["normals", "film"] = "normals"
     """What sets the mask's threshold: the pixels of normal training films, or, as in the published
     program, those of the film itself, so that every film has as large a mask."""
-    percentile: float = 95.0
+    percentile: Annotated[float, Range(0, below=100)] = 95.0
     """Share of the pixels of normal films, or of the film, in percent, that the mask leaves out."""
-    dilate: int = 1
+    dilate: Annotated[int, Range(0)] = 1
     """Pixels by which the mask grows."""
     stitch_start: int = 50
     """Noise level at which the film and its first repair are stitched together."""
     stitch_steps: int = 2
     """Levels of the second repair, evenly spread."""
-    resamplings: int = 3
+    resamplings: Annotated[int, Range(1)] = 3
     """Calls at each of them: after all but the last one noise is added back."""
     perceptual_size: int = 64
     """Side at which the perceptual network sees the films, in pixels."""
@@ -110,13 +110,6 @@ class AutoDDPM(Repairing):
         top = config.net.diffusion_steps
         require_start("start", config.start, config.steps, top)
         require_start("stitch_start", config.stitch_start, config.stitch_steps, top)
-        if not 0 <= config.percentile < 100:
-            raise UserError(f"percentile: {config.percentile}: give 0 or more, below 100")
-        if config.resamplings < 1 or config.dilate < 0:
-            raise UserError(
-                f"resamplings: {config.resamplings}, dilate: {config.dilate}: "
-                "give 1 or more, and 0 or more"
-            )
         super().__init__(config, stats)
         self.perceptual = Perceptual()
 

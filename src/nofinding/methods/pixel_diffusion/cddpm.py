@@ -8,14 +8,13 @@ lesion.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from nofinding.data.ehr import EhrStats
-from nofinding.errors import UserError
 from nofinding.functional.diffusion.sampler import add_noise
 from nofinding.functional.noise import generators, integers
 from nofinding.methods.base.denoising import Image, compared
@@ -23,6 +22,7 @@ from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.simplex_noise import SimplexDenoising, SimplexX0Config, published, tiny
 from nofinding.nets.denoiser import Denoiser
 from nofinding.nets.unet import Encoder, UNetShape
+from nofinding.ranges import Range
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["CDDPM", "CDDPMConfig", "Conditioned"]
@@ -32,7 +32,7 @@ __all__ = ["CDDPM", "CDDPMConfig", "Conditioned"]
 class CDDPMConfig(SimplexX0Config):
     """The denoiser, the code, and how far a film is noised."""
 
-    code: int = 128
+    code: Annotated[int, Range(1)] = 128
     """Numbers that the denoiser is told of the clean film."""
     noise_levels: tuple[int, ...] = (250, 500, 750)
     """How far a film is noised, in steps of the whole schedule; the mean of what is restored from
@@ -90,8 +90,6 @@ class CDDPM(SimplexDenoising):
     TRAINED_BY: ClassVar[tuple[str, ...]] = (*SimplexDenoising.TRAINED_BY, "code")
 
     def __init__(self, config: CDDPMConfig, stats: EhrStats) -> None:
-        if config.code < 1:
-            raise UserError(f"code {config.code}: give 1 or more")
         super().__init__(config, stats)
         self.check_levels("noise_levels", config.noise_levels)
 

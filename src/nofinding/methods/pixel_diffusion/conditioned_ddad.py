@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from torch import Generator, Tensor, nn
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrStats
-from nofinding.errors import UserError
 from nofinding.functional.diffusion.sampler import add_noise, ddpm_step, predict_x0
 from nofinding.functional.image.blur import gaussian_blur
 from nofinding.functional.noise import generators
@@ -27,6 +26,7 @@ from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.repair import Repairing, grown, require_start
 from nofinding.nets.external_backbones import load_features
 from nofinding.nets.feature_maps import EFFICIENTNET, FeatureMaps
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -38,7 +38,7 @@ FLAT = 1e-6  # a distance that never exceeds this on normal films has no scale
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionedDDADConfig:
+class ConditionedDDADConfig(Checked):
     """The denoiser, how it is steered, and how two films are compared."""
 
     image_size: int = 32
@@ -47,11 +47,11 @@ class ConditionedDDADConfig:
     """The denoiser."""
     start: int = 250
     """T', the noise level that a film is taken to."""
-    stride: int = 25
+    stride: Annotated[int, Range(1)] = 25
     """Steps of the whole schedule between two calls of the network."""
-    guidance: float = 3.0
+    guidance: Annotated[float, Range(0)] = 3.0
     """w, how strongly the film itself steers the denoising; 0: not at all."""
-    pixel_weight: float = 1.0
+    pixel_weight: Annotated[float, Range(0)] = 1.0
     """v, weight of the distance of greys, made as large as that of the features."""
     backbone: str = EFFICIENTNET
     """Frozen network whose features are compared."""
@@ -61,7 +61,7 @@ class ConditionedDDADConfig:
     """Side at which that network sees the films, in pixels."""
     blur: float = 1.0
     """Standard deviation of the Gaussian over the map, in pixels of the film."""
-    adapt_steps: int = 0
+    adapt_steps: Annotated[int, Range(0)] = 0
     """Updates of the feature network on pairs of a normal film and what becomes of it (domain
     adaptation); 0: it stays as it is."""
     adapt_batch: int = 8
@@ -115,13 +115,8 @@ class ConditionedDDAD(Repairing):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: ConditionedDDADConfig, stats: EhrStats) -> None:
-        if config.stride < 1:
-            raise UserError(f"stride: {config.stride} is not allowed; give 1 or more")
         path = _path(config)
         require_start("start", config.start, len(path), config.net.diffusion_steps)
-        for name, low in (("guidance", 0), ("pixel_weight", 0), ("adapt_steps", 0)):
-            if getattr(config, name) < low:
-                raise UserError(f"{name}: {getattr(config, name)}: give {low} or more")
         super().__init__(config, stats)
         self.original: FeatureMaps = load_features(config.backbone, config.layers)
         self.features = self.original

@@ -7,7 +7,7 @@ changes with t (the path's curvature), is put in six numbers, or one, whose dens
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from nofinding.methods.base.denoising import (
     tiny_denoiser,
 )
 from nofinding.methods.base.protocol import Notes
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig, TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -34,7 +35,7 @@ SIX = ("eps", "eps_2", "eps_3", "change", "change_2", "change_3")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffPathConfig:
+class DiffPathConfig(Checked):
     """The denoiser, the path, and the numbers that are taken of it."""
 
     image_size: int = 32
@@ -46,7 +47,7 @@ class DiffPathConfig:
     at least two."""
     statistic: Literal["6d", "1d"] = "6d"
     """6d: first three moments of the noise, and of its change; 1d: the size of the change alone."""
-    most: int = 256
+    most: Annotated[int, Range(2)] = 256
     """Normal films, drawn from those of the training, whose paths are compared with."""
 
 
@@ -100,8 +101,6 @@ class DiffPath(Denoising):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: DiffPathConfig, stats: EhrStats) -> None:
-        if config.most < 2:
-            raise UserError(f"most {config.most}: give 2 or more")
         super().__init__(config, stats)
         self.steps = step_indices(config.net.diffusion_steps, config.respacing)
         if len(self.steps) < 2:

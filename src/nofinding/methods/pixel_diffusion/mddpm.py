@@ -8,7 +8,7 @@ hidden: a film is restored patch by patch, as by `pddpm`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,6 +20,7 @@ from nofinding.functional.noise import integers, uniform
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.simplex_noise import SimplexX0Config, published, tiny
 from nofinding.methods.pixel_diffusion.pddpm import PDDPM, PDDPMConfig
+from nofinding.ranges import Range
 from nofinding.types import Batch
 
 __all__ = ["MDDPM", "MDDPMConfig"]
@@ -33,7 +34,7 @@ class MDDPMConfig(PDDPMConfig):
 
     mask: Literal["frequency", "image"] = "frequency"
     """What a rectangle loses: its coarse structure or its detail, by a coin; or all it shows."""
-    rectangles: int = 5
+    rectangles: Annotated[int, Range(1)] = 5
     """The most that a film has; it has 0 to that many."""
     sizes: tuple[float, float] = (0.09, 0.18)
     """Sides of the rectangles, in shares of the film's, from and to."""
@@ -74,8 +75,6 @@ class MDDPM(PDDPM):
     )
 
     def __init__(self, config: MDDPMConfig, stats: EhrStats) -> None:
-        if config.rectangles < 1:
-            raise UserError(f"rectangles {config.rectangles}: give 1 or more")
         for name, top in (("sizes", 1.0), ("band", 0.5)):
             low, high = getattr(config, name)
             if not 0 < low <= high <= top:

@@ -7,7 +7,7 @@ Gaussian; where something does not belong, it is out of place. No film is made.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from nofinding.methods.base.denoising import (
     tiny_denoiser,
 )
 from nofinding.methods.base.protocol import Notes
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig, TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -31,7 +32,7 @@ __all__ = ["OSDIRF", "OSDIRFConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OSDIRFConfig:
+class OSDIRFConfig(Checked):
     """The denoiser, the levels at which it is asked, and the Gaussian of its answers."""
 
     image_size: int = 32
@@ -42,9 +43,9 @@ class OSDIRFConfig:
     """Levels of the encoding: "ddimN" for every (T/N)-th, or counts a section ("10,20")."""
     noise_level: int = 3
     """Levels at which the network is asked, the first ones kept; a call each. 1 as published."""
-    most: int = 256
+    most: Annotated[int, Range(2)] = 256
     """Normal films, drawn from those of the training, on which the Gaussian is fitted."""
-    least_spread: float = 0.05
+    least_spread: Annotated[float, Range(above=0)] = 0.05
     """Added to the standard deviation of every pixel; the noise itself has one of 1."""
 
 
@@ -87,10 +88,6 @@ class OSDIRF(Denoising):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: OSDIRFConfig, stats: EhrStats) -> None:
-        if config.most < 2:
-            raise UserError(f"most {config.most}: give 2 or more")
-        if config.least_spread <= 0:
-            raise UserError(f"least_spread {config.least_spread}: give above 0")
         super().__init__(config, stats)
         self.steps = step_indices(config.net.diffusion_steps, config.respacing, config.noise_level)
 

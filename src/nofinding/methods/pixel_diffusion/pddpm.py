@@ -7,7 +7,7 @@ of the film says what belongs there.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,6 +20,7 @@ from nofinding.functional.noise import generators, integers
 from nofinding.methods.base.denoising import Image, compared
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.simplex_noise import SimplexDenoising, SimplexX0Config, published, tiny
+from nofinding.ranges import Range
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["PDDPM", "PDDPMConfig"]
@@ -29,7 +30,7 @@ __all__ = ["PDDPM", "PDDPMConfig"]
 class PDDPMConfig(SimplexX0Config):
     """The denoiser, its patches, and how far they are noised."""
 
-    patches: int = 2
+    patches: Annotated[int, Range(1)] = 2
     """Patches along a side of the film; each takes a call."""
     noise_level: int = 500
     """How far a patch is noised, in steps of the whole schedule."""

@@ -6,7 +6,7 @@ arXiv:2211.07740. On pixels; its latent version, for films and volumes, is `ldm_
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from nofinding.methods.base.denoising import DenoiserConfig, Denoising, Image, t
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.restarts import MEASURES, Restarts, held_out, statistics, z_scores
 from nofinding.nets.slice_distance import PerceptualGap
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig, TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -32,7 +33,7 @@ LEAST = 2  # films that have a spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPMOODConfig:
+class DDPMOODConfig(Checked):
     """The denoiser, and from where it is started."""
 
     image_size: int = 32
@@ -43,10 +44,10 @@ class DDPMOODConfig:
     """Every so manyth level of the grid is a start, beginning with the second."""
     deepest: int = 300
     """Highest level to start from, of `net.diffusion_steps`."""
-    held_out: float = 0.0
+    held_out: Annotated[float, Range(0, below=1)] = 0.0
     """Share of the training films that the denoiser does not see and the statistics come from; 0:
     the denoiser sees all films, and can be shared with other methods that train the same one."""
-    statistics_films: int = 100
+    statistics_films: Annotated[int, Range(LEAST)] = 100
     """With `held_out` 0, so many of the training films give the statistics."""
     net: DenoiserConfig = field(default_factory=DenoiserConfig)
     """The denoiser and its training."""
@@ -105,12 +106,6 @@ class DDPMOOD(Denoising):
         self.restarts = Restarts.of(
             config.net.diffusion_steps, config.grid, config.skip, config.deepest
         )
-        if config.held_out and not 0 < config.held_out < 1:
-            raise UserError(f"held_out: {config.held_out:g} is not allowed; give 0 or a share")
-        if config.statistics_films < LEAST:
-            raise UserError(
-                f"statistics_films: {config.statistics_films} is not allowed; give {LEAST} or more"
-            )
         self.gap = PerceptualGap(2)
         self.learnt: dict[str, Tensor] = {}
 

@@ -9,7 +9,7 @@ the film takes its place, and the way down goes on from the mixture.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +24,7 @@ from nofinding.methods.base.denoising import DenoiserConfig, Image, tiny_denoise
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.base.repair import Repairing, published_denoiser, require_start
 from nofinding.nets.perceptual import Perceptual
+from nofinding.ranges import Checked, Range
 from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["THOR", "THORConfig"]
@@ -33,7 +34,7 @@ SMOOTHED = 2.0  # pixels: the program's standard deviation of the blurred percep
 
 
 @dataclass(frozen=True, kw_only=True)
-class THORConfig:
+class THORConfig(Checked):
     """The denoiser, where the way down is led back, and by which mask."""
 
     image_size: int = 32
@@ -42,7 +43,7 @@ class THORConfig:
     """The denoiser."""
     start: int = 350
     """Noise level that the repair begins at."""
-    stride: int = 50
+    stride: Annotated[int, Range(1)] = 50
     """Steps of the whole schedule between two calls of the network."""
     harmonise: tuple[int, ...] = (300, 150, 50)
     """Levels at which the film is mixed in; they must be `start` less whole strides."""
@@ -50,11 +51,11 @@ class THORConfig:
     """What is the mask's 1: a percentile of normal training films, or, as in the published program,
     the largest change of the film itself. `film` also averages the mask with the map that it was
     grown from, and joins the maps of all levels by their harmonic mean."""
-    percentile: float = 98.0
+    percentile: Annotated[float, Range(above=0, below=100)] = 98.0
     """Share of the pixels of normal films, in percent, whose change is below the mask's 1."""
-    close: int = 1
+    close: Annotated[int, Range(0)] = 1
     """Gaps of the mask up to twice so many pixels are closed."""
-    dilate: int = 1
+    dilate: Annotated[int, Range(0)] = 1
     """Pixels by which the mask grows."""
     perceptual_size: int = 64
     """Side at which the perceptual network sees the films, in pixels."""
@@ -106,19 +107,11 @@ class THOR(Repairing):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: THORConfig, stats: EhrStats) -> None:
-        if config.stride < 1:
-            raise UserError(f"stride: {config.stride} is not allowed; give 1 or more")
         self.path = list(range(config.start, 0, -config.stride))
         require_start("start", config.start, len(self.path), config.net.diffusion_steps)
         for k in config.harmonise:
             if k not in self.path:
-                raise UserError(
-                    f"harmonise: {k} is not allowed; give some of {', '.join(map(str, self.path))}"
-                )
-        if not 0 < config.percentile < 100:
-            raise UserError(f"percentile: {config.percentile}: give more than 0 and less than 100")
-        if config.close < 0 or config.dilate < 0:
-            raise UserError(f"close: {config.close}, dilate: {config.dilate}: give 0 or more each")
+                raise UserError(f"harmonise {k}: give some of {', '.join(map(str, self.path))}")
         if config.mask_from == "film" and not config.harmonise:
             raise UserError("harmonise: mask_from film needs one level or more")
         super().__init__(config, stats)

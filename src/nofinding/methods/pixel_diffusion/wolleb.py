@@ -8,7 +8,7 @@ a classifier of noisy films bends it towards "healthy". It has to know diseased 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from nofinding.functional.noise import integers
 from nofinding.methods.base.denoising import DenoiserConfig, Denoising, Image, tiny_denoiser
 from nofinding.methods.base.protocol import Notes
 from nofinding.nets.noisy_classifier import NoisyClassifier
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -36,7 +37,7 @@ def _classifier_training() -> TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WollebConfig:
+class WollebConfig(Checked):
     """The denoiser, the classifier beside it, and how far and how strongly a film is bent."""
 
     image_size: int = 32
@@ -48,15 +49,15 @@ class WollebConfig:
     the diseased ones as well, as published."""
     classifier: TrainConfig = field(default_factory=_classifier_training)
     """How the classifier is trained."""
-    start: int = 500
+    start: Annotated[int, Range(1)] = 500
     """L, the noise level that a film is encoded to."""
-    stride: int = 125
+    stride: Annotated[int, Range(1)] = 125
     """Steps of the whole schedule between two calls, on the way up and down."""
     exact: bool = True
     """Correct each step down by the error that DDIM's step up is known to have made, so that the
     film itself comes back where the classifier is silent (ours); with few steps the errors are
     else larger than any disease."""
-    gradient_scale: float = 100.0
+    gradient_scale: Annotated[float, Range(0)] = 100.0
     """s, how strongly the classifier bends the way down; 0: not at all."""
 
 
@@ -110,14 +111,10 @@ class Wolleb(Denoising):
 
     def __init__(self, config: WollebConfig, stats: EhrStats) -> None:
         top = config.net.diffusion_steps
-        if not 1 <= config.start < top:
-            raise UserError(f"start: {config.start} is not allowed; give 1 to {top - 1}")
-        if config.stride < 1 or config.start % config.stride:
-            raise UserError(f"stride: {config.stride} must divide start, {config.start}")
-        if config.gradient_scale < 0:
-            raise UserError(f"gradient_scale: {config.gradient_scale}: give 0 or more")
-        if config.denoiser_films not in ("normal", "both"):
-            raise UserError(f"denoiser_films: {config.denoiser_films!r}: give normal or both")
+        if config.start >= top:
+            raise UserError(f"start {config.start}: give 1 to {top - 1}")
+        if config.start % config.stride:
+            raise UserError(f"stride {config.stride}: give a divisor of start, {config.start}")
         super().__init__(config, stats)
         self.path = list(range(0, config.start + 1, config.stride))  # up
         self.classifier = NoisyClassifier(self.shape).eval()

@@ -7,7 +7,7 @@ are this one with another middle, loss or end, and `ddad` is many of them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from nofinding.functional.image.residual import max_abs, mse, residual_map
 from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.methods.base.training_identity import describe, training_identity
 from nofinding.nets.autoencoder import Autoencoder
+from nofinding.ranges import Checked, Range
 from nofinding.storage import checkpoint
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
@@ -46,13 +47,13 @@ def as_published(*, steps: int, lr: float, batch_size: int = 64) -> TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AEConfig:
+class AEConfig(Checked):
     """The network and its training. The defaults take about a minute on two CPU cores; "paper"
     trains for as long as published, at half the learning rate."""
 
-    image_size: int = 64
+    image_size: Annotated[int, Range(1)] = 64
     """Side of the film, in pixels: a multiple of 2^len(channels)."""
-    channels: tuple[int, ...] = (16, 32, 64, 64)
+    channels: Annotated[tuple[int, ...], Range(1)] = (16, 32, 64, 64)
     """Of each level of the encoder; the decoder mirrors them."""
     hidden: int = 2048
     """Width of the layer before and after the latent one."""
@@ -76,13 +77,13 @@ TINY: Mapping[str, Any] = {
 
 def require_autoencoder(name: str, config: AEConfig) -> None:
     """Raises UserError where there is no such autoencoder."""
-    if config.image_size < 1 or config.image_size % 2 ** len(config.channels):
+    if config.image_size % 2 ** len(config.channels):
         raise UserError(
-            f"image_size: {config.image_size} is not allowed; give a multiple of "
+            f"image_size {config.image_size}: give a multiple of "
             f"{2 ** len(config.channels)}, for {len(config.channels)} channels"
         )
     if config.train.batch_size < 2:  # batch normalisation has no variance of one
-        raise UserError(f"train.batch_size: 1 is not allowed for {name}; give 2 or more")
+        raise UserError(f"train.batch_size 1: give 2 or more, for {name}")
 
 
 class AE(WithoutRecord):

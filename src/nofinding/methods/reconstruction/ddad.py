@@ -8,7 +8,7 @@ films, module A one that learns from normal and unlabelled films together; each 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from nofinding.methods.reconstruction.autoencoder import (
     require_autoencoder,
 )
 from nofinding.methods.reconstruction.memae import MemAE
+from nofinding.ranges import Range
 from nofinding.training import TrainConfig, TrainingRun
 from nofinding.types import Batch, Scores, Supervision
 
@@ -55,7 +56,7 @@ class DDADConfig(AEConfig):
     backbone: Literal["ae", "ae-u", "memae"] = "ae"
     """What each network is: a plain autoencoder, one with a predicted variance, by whose root all
     differences are then divided, or one with a memory."""
-    members: int = 3
+    members: Annotated[int, Range(2)] = 3
     """K, the networks of a module."""
 
 
@@ -105,11 +106,6 @@ class Ensembles(WithoutRecord):
     def __init__(self, config: DDADConfig, stats: EhrStats) -> None:
         name: str = type(self).name  # type: ignore[attr-defined]
         require_autoencoder(name, config)
-        if config.backbone not in BACKBONES:
-            allowed = ", ".join(BACKBONES)
-            raise UserError(f"backbone: {config.backbone} is not allowed; give one of {allowed}")
-        if config.members < 2:  # one network does not disagree with itself
-            raise UserError(f"members: {config.members} is not allowed; give 2 or more")
         self.config, self.stats = config, stats
         self.net: nn.ModuleDict | None = None
         self.others: Films | None = None

@@ -6,16 +6,15 @@ arXiv:2206.03935): 25 codes of 16 numbers in the middle of the network of `ae`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Generator, Tensor, nn
 
-from nofinding.data.ehr import EhrStats
-from nofinding.errors import UserError
 from nofinding.functional.features.memory import Similarity, entropy
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.reconstruction.autoencoder import AE, OPTIMISER, TINY, AEConfig, as_published
 from nofinding.nets.autoencoder import MemoryAutoencoder
+from nofinding.ranges import Range
 from nofinding.types import Batch
 
 __all__ = ["MemAE", "MemAEConfig"]
@@ -25,9 +24,9 @@ __all__ = ["MemAE", "MemAEConfig"]
 class MemAEConfig(AEConfig):
     """The network of `ae`, its training, and the memory in its middle."""
 
-    memory: int = 25
+    memory: Annotated[int, Range(1)] = 25
     """Codes that are remembered."""
-    shrink: float = 0.04
+    shrink: Annotated[float, Range(0, below=1)] = 0.04
     """Weights up to this become 0, so that few codes must do. The paper has 1 to 3 times
     1 / memory; 0: all codes may help."""
     addressing: Similarity = "cosine"
@@ -61,13 +60,6 @@ class MemAE(AE):
             epochs=250, shrink=0.0, addressing="dot", train=as_published(steps=1, lr=5e-4)
         ),
     }
-
-    def __init__(self, config: MemAEConfig, stats: EhrStats) -> None:
-        if config.memory < 1:
-            raise UserError(f"memory: {config.memory} is not allowed; give 1 or more")
-        if not 0 <= config.shrink < 1:
-            raise UserError(f"shrink: {config.shrink} is not allowed; give 0 or more, below 1")
-        super().__init__(config, stats)
 
     def new_net(self) -> MemoryAutoencoder:
         """A network that has seen nothing."""

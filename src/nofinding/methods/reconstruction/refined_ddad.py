@@ -7,7 +7,7 @@ looked at, and nothing is chosen on films that are judged.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ from nofinding.methods.reconstruction.ddad import (
     DDADIntra,
     Ensembles,
 )
+from nofinding.ranges import Range
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -54,7 +55,7 @@ def _refining(*, steps: int, lr: float, batch_size: int = 8) -> TrainConfig:
 class DDADASRConfig(DDADConfig):
     """The networks of `ddad`, and the one that reads their discrepancies."""
 
-    refine_width: int = 32
+    refine_width: Annotated[int, Range(1)] = 32
     """Channels of the refinement network; published: 128."""
     refine_epochs: int = 0
     """Passes of the refinement over the films; 0: as many steps as `refine` says."""
@@ -127,10 +128,8 @@ class Refined(Ensembles):
     READS: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: DDADASRConfig, stats: EhrStats) -> None:
-        if config.refine_width < 1:
-            raise UserError(f"refine_width: {config.refine_width} is not allowed; give 1 or more")
         if config.refine.batch_size < 2:  # as of the autoencoders
-            raise UserError("refine.batch_size: 1 is not allowed; give 2 or more")
+            raise UserError("refine.batch_size 1: give 2 or more")
         super().__init__(config, stats)
 
     @property

@@ -6,7 +6,7 @@ Xiang et al., CVPR 2023, arXiv:2111.13495.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from nofinding.functional.noise import uniform
 from nofinding.methods.base.feature_maps import with_epochs
 from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.nets.inpainting import Discriminator, InpaintingGenerator, InpaintingShape
+from nofinding.ranges import Checked, Range
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -50,32 +51,32 @@ def _schedule(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SQUIDConfig:
+class SQUIDConfig(Checked):
     """Generators, discriminator and training. The defaults take two to three minutes on one CPU
     core."""
 
-    image_size: int = 64
+    image_size: Annotated[int, Range(1)] = 64
     """Side of the film, in pixels: a multiple of grid times 2^levels; published: 128."""
-    grid: int = 2
+    grid: Annotated[int, Range(1)] = 2
     """Patches to each side of the film, each with a memory of its own."""
-    width: int = 8
+    width: Annotated[int, Range(1)] = 8
     """Channels at the film's resolution, doubled by every level; published: 32."""
-    levels: int = 4
+    levels: Annotated[int, Range(1)] = 4
     """Halvings between a patch and its code."""
-    memories: int = 2
+    memories: Annotated[int, Range(0)] = 2
     """Levels of the student's decoder with a memory, from the coarsest; the encoder's maps are
     shown to these levels alone."""
-    slots: int = 200
+    slots: Annotated[int, Range(1)] = 200
     """Newest normal patches that are remembered of each place."""
-    decoder_slots: int = 100
+    decoder_slots: Annotated[int, Range(1)] = 100
     """Codes that each memory of the decoder learns; published: 200."""
-    recalled: int = 5
+    recalled: Annotated[int, Range(1)] = 5
     """Remembered codes that may stand for what is seen."""
-    shortcut: float = 0.95
+    shortcut: Annotated[float, Range(0, 1)] = 0.95
     """Share of positions that are rebuilt from memory in training; the others pass by."""
-    heads: int = 8
+    heads: Annotated[int, Range(1)] = 8
     """Of the attention to the eight neighbours."""
-    discriminator: tuple[int, ...] = (16, 32, 64, 128)
+    discriminator: Annotated[tuple[int, ...], Range(1)] = (16, 32, 64, 128)
     """Channels of its layers, each of which halves the sides; published: one more of 128."""
     student_weight: float = 10.0
     """Of the student's mean squared residual in the loss, greys in [0, 1]."""
@@ -87,9 +88,9 @@ class SQUIDConfig:
     """Of how well the student is taken for real."""
     discriminator_weight: float = 0.005
     """Of how badly the discriminator tells real from rebuilt."""
-    shift: float = 0.05
+    shift: Annotated[float, Range(0, below=1)] = 0.05
     """Training films are moved by up to this share of their side, each way."""
-    zoom: float = 0.05
+    zoom: Annotated[float, Range(0, below=1)] = 0.05
     """And enlarged or shrunk by up to this share."""
     epochs: int = 0
     """Passes over the films; 0: as many steps as `train` says."""
@@ -283,32 +284,16 @@ class SQUID(WithoutRecord):
 def _require(config: SQUIDConfig) -> None:
     """Raises UserError where there are no such networks."""
     c = config
-    for name in ("grid", "width", "levels", "slots", "decoder_slots", "recalled", "heads"):
-        if getattr(c, name) < 1:
-            raise UserError(f"{name}: {getattr(c, name)} is not allowed; give 1 or more")
-    if not 0 <= c.memories < c.levels:
-        raise UserError(f"memories: {c.memories} is not allowed; give 0 to {c.levels - 1}")
+    if c.memories >= c.levels:
+        raise UserError(f"memories {c.memories}: give 0 to {c.levels - 1}")
     for multiple, why in (
         (c.grid * 2**c.levels, f"{c.grid} patches a side, each halved {c.levels} times"),
         (2 ** (len(c.discriminator) + 1), f"{len(c.discriminator)} layers of discriminator"),
     ):
-        if c.image_size < 1 or c.image_size % multiple:
-            raise UserError(
-                f"image_size: {c.image_size} is not allowed; give a multiple of {multiple}, for "
-                f"{why}"
-            )
+        if c.image_size % multiple:
+            raise UserError(f"image_size {c.image_size}: give a multiple of {multiple}, for {why}")
     size = c.width * 2**c.levels // 4 * (c.image_size // c.grid // 2**c.levels) ** 2
     if size % c.heads or c.width * 2**c.levels % 4:
-        raise UserError(
-            f"heads: {c.heads} is not allowed; give a divisor of {size}, the numbers of a patch's "
-            "code"
-        )
-    if not c.discriminator or min(c.discriminator) < 1:
-        raise UserError(f"discriminator: {c.discriminator} is not allowed; give numbers from 1 on")
-    if not 0 <= c.shortcut <= 1:
-        raise UserError(f"shortcut: {c.shortcut} is not allowed; give 0 to 1")
-    for name in ("shift", "zoom"):
-        if not 0 <= getattr(c, name) < 1:
-            raise UserError(f"{name}: {getattr(c, name)} is not allowed; give 0 or more, below 1")
+        raise UserError(f"heads {c.heads}: give a divisor of {size}, the numbers of a patch's code")
     if c.train.batch_size < 2:  # batch normalisation has no variance of one
-        raise UserError("train.batch_size: 1 is not allowed for squid; give 2 or more")
+        raise UserError("train.batch_size 1: give 2 or more, for squid")

@@ -6,17 +6,16 @@ arXiv:2404.04518), on the network of `ae`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from nofinding.data.ehr import EhrStats
-from nofinding.errors import UserError
 from nofinding.functional.noise import gaussian
 from nofinding.methods.base.protocol import Notes
 from nofinding.methods.reconstruction.autoencoder import AE, OPTIMISER, TINY, AEConfig, as_published
 from nofinding.nets.autoencoder import VariationalAutoencoder
+from nofinding.ranges import Range
 from nofinding.types import Batch
 
 __all__ = ["VAE", "VAEConfig", "kl_from_normal"]
@@ -31,7 +30,7 @@ def kl_from_normal(mean: Float[Tensor, "b d"], logvar: Float[Tensor, "b d"]) -> 
 class VAEConfig(AEConfig):
     """The network of `ae`, its training, and how firmly the distribution is held."""
 
-    kl: float = 0.005
+    kl: Annotated[float, Range(0)] = 0.005
     """Weight of the KL divergence, summed over the numbers, against the mean squared residual,
     averaged over pixels, of greys in [-1, 1]."""
 
@@ -57,11 +56,6 @@ class VAE(AE):
         "small": VAEConfig(),
         "paper": VAEConfig(epochs=250, train=as_published(steps=1, lr=5e-4)),
     }
-
-    def __init__(self, config: VAEConfig, stats: EhrStats) -> None:
-        if config.kl < 0:
-            raise UserError(f"kl: {config.kl} is not allowed; give 0 or more")
-        super().__init__(config, stats)
 
     def new_net(self) -> VariationalAutoencoder:
         """A network that has seen nothing."""

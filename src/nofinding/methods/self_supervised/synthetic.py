@@ -9,7 +9,7 @@ exposure and position, so that these can say nothing; and histogram equalisation
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from nofinding.functional.synthetic.acquisition import exposure, labels, place, 
 from nofinding.functional.synthetic.anomalies import ANOMALIES, changed, paint
 from nofinding.methods.base.protocol import Notes, WithoutRecord
 from nofinding.nets.chest import STRIDE, ChestNet, Evidence
+from nofinding.ranges import Checked, Names, Range
 from nofinding.runtime import device_of
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
@@ -33,14 +34,14 @@ FOUND = 2.0  # how much more a painted cell counts than a clean one
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
+class SyntheticConfig(Checked):
     """The network, what is painted, and for how long it is trained."""
 
-    image_size: int = 224
+    image_size: Annotated[int, Range(32, multiple=32)] = 224
     """Side of the film, in pixels: a multiple of 32."""
     hidden: int = 64
     """Channels of the head."""
-    kinds: tuple[str, ...] = tuple(ANOMALIES)
+    kinds: Annotated[tuple[str, ...], Names(*ANOMALIES)] = tuple(ANOMALIES)
     """Which anomalies are painted (docs/diff3m-f.md lists them)."""
     film_weight: float = 0.5
     """Weight of "is there anything", against "where"."""
@@ -89,12 +90,6 @@ class Synthetic(WithoutRecord):
     supervision: ClassVar[Supervision] = Supervision.NORMAL_ONLY
 
     def __init__(self, config: SyntheticConfig, stats: EhrStats) -> None:
-        if config.image_size < 32 or config.image_size % 32:
-            raise UserError(f"image_size {config.image_size}: give a multiple of 32")
-        unknown = sorted(set(config.kinds) - set(ANOMALIES))
-        if unknown or not config.kinds:
-            named = repr(unknown[0]) if unknown else "none"
-            raise UserError(f"kinds: {named} is not allowed; give some of {', '.join(ANOMALIES)}")
         self.config, self.stats = config, stats
         self.net = self.new_net(0)
         self.fitted = False

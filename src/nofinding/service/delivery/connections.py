@@ -11,6 +11,7 @@ from nofinding.clinical.network.outgoing import Outgoing, Refused, outgoing
 from nofinding.clinical.network.send import Peer, require_title, send
 from nofinding.datasets.cohort import known_fields
 from nofinding.errors import UserError
+from nofinding.scoring.ehr_lookup import window_of
 from nofinding.service.delivery.outbox import Sender
 from nofinding.service.options import ServiceOptions
 from nofinding.service.store.home import Home
@@ -51,7 +52,10 @@ def lookup_of(options: ServiceOptions) -> Lookup | None:
     if options.record is None:
         return None
     asking = Asking(
-        source=options.record, window=options.window, system=options.patient_system, zone=zone
+        source=options.record,
+        window=window_of(options.model),
+        system=options.patient_system,
+        zone=zone,
     )
     return Finder(asking=asking, fields=known_fields(options.fields_file))
 

@@ -342,7 +342,7 @@ def test_a_server_as_the_record_of_a_dicom_folder(
     ("trick", "error"),
     [
         ("401", "answered 401; set NOFINDING_FHIR_TOKEN"),
-        ("redirect", "answered 302"),
+        ("redirect", "leads to another address, which is not followed"),
         ("elsewhere", "next page is on another server"),
         ("loop", "have no end"),
         ("html", "something else than a Bundle"),

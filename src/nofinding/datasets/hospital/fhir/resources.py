@@ -21,6 +21,7 @@ __all__ = [
     "codes_of",
     "identifiers",
     "mapping",
+    "measured_at",
     "moment",
     "objects",
     "patient_id",
@@ -75,10 +76,20 @@ def moment(value: Any) -> datetime | date | None:
 
 def clock_time(value: Any) -> datetime | None:
     """A time as it stood on the clock there; None for a year or a month alone."""
-    when = moment(value)
+    when = value if isinstance(value, date) else moment(value)
     if when is None or isinstance(when, datetime):
         return None if when is None else when.replace(tzinfo=None)
     return datetime(when.year, when.month, when.day)
+
+
+def measured_at(observation: Mapping[str, Any]) -> datetime | date | None:
+    """When it was measured; of a period the end, before which its value was not whole."""
+    period = mapping(observation.get("effectivePeriod"))
+    times = (
+        observation.get("effectiveDateTime"), observation.get("effectiveInstant"),
+        period.get("end"), period.get("start"),
+    )  # fmt: skip
+    return next((when for when in map(moment, times) if when is not None), None)
 
 
 def patient_id(reference: Any) -> str | None:

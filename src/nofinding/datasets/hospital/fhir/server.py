@@ -7,44 +7,29 @@ ones that have to be over in seconds (`Limits`).
 import json
 import math
 import os
-import queue
 import re
-import socket
-import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nofinding.datasets.hospital.fhir.resources import objects, resources_in
 from nofinding.errors import UserError
+from nofinding.extras import need
+from nofinding.net.answers import BUSY, HttpError, SilentError, patiently
 
-__all__ = ["TOKEN", "TOKEN_FILE", "FhirError", "Limits", "Server", "escaped", "is_address"]
+if TYPE_CHECKING:
+    from requests import Response
+
+__all__ = ["TOKEN", "TOKEN_FILE", "Limits", "Server", "escaped", "is_address"]
 
 TOKEN = "NOFINDING_FHIR_TOKEN"  # names the variable; is not what is in it
 TOKEN_FILE = "NOFINDING_FHIR_TOKEN_FILE"  # names the variable with the path of a file
 LONGEST = 2**16  # characters of a token
-BUSY = frozenset({429, 500, 502, 503, 504})  # answers that may be others a moment later
 JSON = "application/fhir+json"
-
-
-class FhirError(UserError):
-    """A server without an answer that can be used: one line, without anything that was asked."""
-
-    def __init__(self, message: str, answered: bool) -> None:
-        super().__init__(message)
-        self.answered = answered
-        """Whether there was an answer at all; False: it may be worth while to ask again later."""
-
-    def __reduce__(self) -> tuple[type["FhirError"], tuple[str, bool]]:
-        return type(self), (str(self), self.answered)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +41,7 @@ class Limits:
     page_seconds: float = 60.0
     """For one answer."""
     waits: tuple[float, ...] = (1.0, 2.0, 4.0)
-    """Seconds before each further try where the server is busy; where it does not answer at all
-    there is one further try, after the first of them."""
+    """Seconds before each further try where the server is busy or does not answer."""
     page_bytes: int = 2**26
     total_bytes: float = math.inf
     """Of everything that is answered."""
@@ -73,37 +57,6 @@ def is_address(text: str) -> bool:
 def escaped(value: str) -> str:
     """The value as a search takes it: comma, bar and dollar mean something there."""
     return re.sub(r"([\\,|$])", r"\\\1", value)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """An answer that points elsewhere is an error: nothing is fetched that was not given."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follows nothing."""
-
-
-def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
-    """What opens addresses, and notes the sockets: whoever gives up closes them."""
-
-    class Plain(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            sockets.append(self.sock)
-
-    class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            sockets.append(self.sock)
-
-    class OpensPlain(urllib.request.HTTPHandler):
-        def http_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(Plain, req)
-
-    class OpensSecure(urllib.request.HTTPSHandler):
-        def https_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(Secure, req)
-
-    return urllib.request.build_opener(_NoRedirect, OpensPlain, OpensSecure)
 
 
 class Server:
@@ -124,15 +77,21 @@ class Server:
             raise UserError("fhir:http...: give the server's base address alone; a token goes "
                             f"into the variable {TOKEN}")  # fmt: skip
         self.origin = (parts.scheme, parts.netloc)
-        self.token = _token()
-        here = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if self.token and parts.scheme == "http" and not here:
-            raise UserError(f"fhir:{self.address}: {TOKEN} is not sent over http; give https")
+        token = _token()
+        need("requests", "clinical", "fhir:http...")
+        from nofinding.net.http import BoundedSession
+
+        self.session = BoundedSession(
+            self.address, name=f"fhir:{self.address}", accept=JSON, secret=TOKEN,
+            trust="SSL_CERT_FILE",
+            login=f"Bearer {token}" if token else "",
+        )  # fmt: skip
+        self.session.most = self.limits.page_bytes
 
     def search(
         self, kind: str, query: dict[str, str] | Sequence[tuple[str, str]]
     ) -> Iterator[dict[str, Any]]:
-        """All pages of a search. Raises FhirError where the server does not answer, or its next
+        """All pages of a search. Raises HttpError where the server does not answer, or its next
         page is elsewhere, was there before, or there is no end."""
         url = f"{self.address}/{kind}?{urllib.parse.urlencode(query)}"
         pages: set[str] = set()
@@ -140,7 +99,7 @@ class Server:
             if url in pages or len(pages) == self.limits.pages:
                 raise self._error(f"its pages of {kind} have no end")
             pages.add(url)
-            page = self._bundle(urllib.request.Request(url))
+            page = self._bundle(partial(self.session.get, url))
             yield from resources_in(page, (kind,))
             onward = [link.get("url") for link in objects(page.get("link"))
                       if link.get("relation") == "next"]  # fmt: skip
@@ -154,97 +113,46 @@ class Server:
 
     def post(self, content: dict[str, Any]) -> dict[str, Any]:
         """Sends a Bundle to the base address, and gives the Bundle that is answered. It may be
-        sent twice where the first answer is lost. Raises FhirError."""
+        sent twice where the first answer is lost. Raises HttpError."""
         data = json.dumps(content, allow_nan=False).encode()
         headers = {"Content-Type": JSON}
-        return self._bundle(
-            urllib.request.Request(self.address, data=data, headers=headers, method="POST")
-        )
+        return self._bundle(partial(self.session.post, self.address, data=data, headers=headers))
 
-    def _error(self, message: str, *, answered: bool = True) -> FhirError:
-        return FhirError(f"fhir:{self.address}: {message}", answered)
+    def _error(self, message: str, *, busy: bool = False) -> HttpError:
+        return HttpError(f"fhir:{self.address}: {message}", busy=busy)
 
-    def _bundle(self, request: urllib.request.Request) -> dict[str, Any]:
-        text = self._answer(request)
-        most = self.limits.page_bytes
+    def _bundle(self, ask: Callable[[], "Response"]) -> dict[str, Any]:
+        """The Bundle that the server answers with, after as many tries as it gets."""
+
+        def once() -> bytes:
+            left = min(self.limits.page_seconds, self.until - time.monotonic())
+            silent = SilentError(f"fhir:{self.address}: does not answer")
+            if left <= 0:
+                raise silent
+            self.session.seconds = self.session.exchange = left
+            try:
+                answer = self.session.guarded(ask)
+            except HttpError as error:
+                if error.answered:
+                    raise
+                raise silent from None
+            status = answer.status_code
+            if status >= 400:
+                hint = f"; set {TOKEN}" if status in (401, 403) else ""
+                raise self._error(f"answered {status}{hint}", busy=status in BUSY or status == 500)
+            return answer.content
+
+        text = patiently(once, self.limits.waits, self.until)
         self.taken += len(text)
         if self.taken > self.limits.total_bytes:
             raise self._error(f"sent more than {self.limits.total_bytes / 2**20:g} MiB")
         try:
-            content = json.loads(text) if len(text) <= most else None
+            content = json.loads(text)
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict) or content.get("resourceType") != "Bundle":
-            raise self._error(
-                f"answered with something else than a Bundle of at most {most // 2**20} MiB"
-            )
+            raise self._error("answered with something else than a Bundle")
         return content
-
-    def _answer(self, request: urllib.request.Request) -> bytes:
-        """What the server says, after as many tries as it gets."""
-        request.add_header("Accept", JSON)
-        if self.token:
-            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
-        waits = [*self.limits.waits]
-        while True:
-            left = min(self.limits.page_seconds, self.until - time.monotonic())
-            try:
-                return _within(left, partial(self._read, request, left))
-            except urllib.error.HTTPError as error:
-                error.close()
-                hint = f"; set {TOKEN}" if error.code in (401, 403) else ""
-                failed = self._error(f"answered {error.code}{hint}")
-                if error.code not in BUSY:
-                    raise failed from None
-            except (OSError, HTTPException, ValueError):  # URLError, time-outs, cut connections
-                failed = self._error("does not answer", answered=False)
-                waits = waits[:1] if len(waits) == len(self.limits.waits) else []
-            if not waits or time.monotonic() + waits[0] >= self.until:
-                raise failed from None
-            time.sleep(waits.pop(0))
-
-    def _read(
-        self, request: urllib.request.Request, seconds: float, opener: urllib.request.OpenerDirector
-    ) -> bytes:
-        pieces, size = [], 0
-        with opener.open(request, timeout=seconds) as answer:
-            while size <= self.limits.page_bytes and (piece := answer.read1(2**20)):
-                pieces.append(piece)
-                size += len(piece)
-            if size <= self.limits.page_bytes and answer.length:  # less than was announced
-                raise IncompleteRead(b"", answer.length)
-        return b"".join(pieces)
-
-
-def _within(seconds: float, ask: Callable[[urllib.request.OpenerDirector], bytes]) -> bytes:
-    """What `ask` gives, from a thread of its own. Raises TimeoutError once the time is over.
-
-    A time-out of a socket is one for each piece that comes: who sends a byte now and then, or has
-    a name that is looked up for minutes, is not stopped by it.
-    """
-    if seconds <= 0:
-        raise TimeoutError
-    answers: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
-    sockets: list[socket.socket] = []
-
-    def work() -> None:
-        try:
-            answers.put(ask(_opener(sockets)))
-        except BaseException as error:
-            answers.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError from None
-    finally:
-        for one in sockets:
-            with suppress(OSError):  # is closed already
-                socket.socket.shutdown(one, socket.SHUT_RDWR)
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
 def _token() -> str:

@@ -34,6 +34,7 @@ from nofinding.datasets.hospital.fhir.resources import (
     clock_time,
     identifiers,
     mapping,
+    measured_at,
     objects,
     patient_id,
     printable,
@@ -105,11 +106,7 @@ class _Rows:
 
     def _observation(self, one: dict[str, Any]) -> None:
         """Its own value and those of its components, each by its code."""
-        period = mapping(one.get("effectivePeriod"))
-        when = next(filter(None, map(clock_time, (
-            one.get("effectiveDateTime"), one.get("effectiveInstant"), period.get("start"),
-            period.get("end"),
-        ))), None)  # fmt: skip
+        when = clock_time(measured_at(one))
         head = (printable(one.get("id")), printable(mapping(one.get("meta")).get("lastUpdated")),
                 str(one.get("status")) in MADE, patient_id(one.get("subject")))  # fmt: skip
         for field, number, unit in values_of(one, self.fields):
@@ -166,7 +163,7 @@ def take_fhir(database: CohortDatabase, text: str, asked: str, by: str) -> None:
 
 
 def _record(database: CohortDatabase, counts: Counter[str]) -> None:
-    """The tables of `nearest.py` from those of the resources, and then the record of the films."""
+    """The tables of `ehr_linkage.py` from those of the resources, then the EHR of the films."""
     start_record(database)
     database.run("INSERT INTO people SELECT pseudonym('patient', id), sex, born FROM fhir_patients")
     database.run(
