@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 
 from nofinding.cli import main
+from nofinding.clinical.fhir.client import Finder
 from nofinding.data.ehr import FIELDS
-from nofinding.datasets.examples import Copy
+from nofinding.data.nearest_value import EhrWindow
+from nofinding.datasets.examples import EXAMPLES, Copy
 from nofinding.datasets.local.single_files import Known, file_exams
+from nofinding.model.bundle import load_model
+from nofinding.scoring.ehr_lookup import window_of
 from nofinding.scoring.job import prepare
 from nofinding.scoring.options import ScoreOptions
+from nofinding.service.delivery.connections import lookup_of
+from nofinding.service.options import ServiceOptions
+from nofinding.storage import checkpoint
 from support.fhir_server import FhirServer, Resource, observation, patient
 
 UID = "1.2.826.0.1.3680043.8.498"
@@ -179,3 +186,70 @@ def test_what_cannot_be_sent_is_not_written(
     output = capsys.readouterr().err.strip()
     assert error in output and len(output.splitlines()) == 1
     assert not out.exists()
+
+
+def with_window(model: Path, to: Path, window: EhrWindow | None) -> Path:
+    """A copy of the model with another window, or with none, as older ones are."""
+    tensors, meta = checkpoint.load(model / "model")
+    meta.pop("ehr_window")
+    if window is not None:
+        meta["ehr_window"] = window.to_json()
+    to.mkdir()
+    (to / "README.md").write_bytes((model / "README.md").read_bytes())
+    checkpoint.save(to / "model", tensors, meta)
+    return to
+
+
+def test_a_model_looks_values_up_by_its_own_window(
+    film: Path, model: Path, server: FhirServer, tmp_path: Path
+) -> None:
+    for number, (window, height, pulse) in enumerate((
+        (EhrWindow(), True, True),
+        (EhrWindow(days=1), False, True),
+        (EhrWindow(direction="before"), True, False),
+    )):  # fmt: skip
+        own = with_window(model, tmp_path / f"model{number}", window)
+        options = ScoreOptions(out=tmp_path / "s", model=str(own), zone="UTC", gate="off",
+                               record=server.url)  # fmt: skip
+        (exam,) = prepare([str(film)], options).films
+        assert ("height" in exam.ehr, "heart_rate" in exam.ehr) == (height, pulse)
+        service = ServiceOptions(home=tmp_path / "home", model=str(own), record=server.url)
+        lookup = lookup_of(service)
+        assert isinstance(lookup, Finder) and lookup.asking.window == window
+        assert ("heart_rate" in lookup(film).ehr) == pulse
+
+
+def test_a_model_without_a_window_takes_the_default_and_says_so(
+    film: Path, model: Path, server: FhirServer, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    old = with_window(model, tmp_path / "old", None)
+    options = ScoreOptions(out=tmp_path / "s", model=str(old), record=server.url, gate="off")
+    prepare([str(film)], options)
+    said = "the model does not say when a value of the EHR counts; 90 days around the film does"
+    assert capfd.readouterr().err.count(said) == 1
+    assert window_of("auto") == EhrWindow()
+
+
+def test_a_cohort_and_its_model_have_one_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "cdm"
+    EXAMPLES["omop"](Copy(root=root, patients=40, seed=0, size=64))
+    (tmp_path / "key").touch(mode=0o600)
+    (tmp_path / "key").write_text("0123456789abcdef")
+    other = ["--key", str(tmp_path / "key")]
+    for name, extra in (("a", ["--window", "30", "--direction", "before"]), ("b", other)):
+        assert main(["cohort", f"omop:{root}", "--out", str(tmp_path / name), *extra]) == 0
+    out = tmp_path / "model"
+    fit = ["fit", "thumbnail", "--gate", "none", "--calibrate", "train", "--out"]
+    assert main([*fit, str(out), "--films", f"cohort:{tmp_path / 'a'}"]) == 0
+    assert load_model(out).ehr_window == EhrWindow(days=30, direction="before")
+    assert "at most 30 days before the film" in (out / "README.md").read_text()
+    capsys.readouterr()
+    score = ["score", "--model", str(out), "--out", str(tmp_path / "s"), "--gate", "off"]
+    assert main([*score, "--films", f"cohort:{tmp_path / 'b'}"]) == 2
+    assert "counts 90 days around the film, for the model 30 days before" in capsys.readouterr().err
+    both = [f"cohort:{tmp_path / name}" for name in "ab"]
+    assert main([*fit, str(tmp_path / "m"), "--films", *both]) == 2
+    assert "with one --window and --direction" in capsys.readouterr().err
