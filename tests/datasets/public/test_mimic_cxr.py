@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -566,18 +567,19 @@ def readings_of(copy: Path) -> dict[tuple[str, str], list[Reading]]:
 
 
 def nearest(taken: datetime, readings: list[Reading], window: int) -> tuple[float, ...] | None:
-    """The values of the nearest reading, found by sorting all of them."""
+    """The values of the nearest reading, found by sorting all of them; of equal ones the median."""
 
     def far(reading: Reading) -> tuple[float, ...]:
-        when, timed, rank, turn, value = reading
+        when, timed, rank, turn, _ = reading
         days = (when.date() - taken.date()).days
         if timed:
             apart = abs((when - taken).total_seconds())
-            return apart // 86400, 0, apart, when > taken, rank, turn, *value
-        return abs(days), 1, 0, days > 0, rank, -turn if days < 0 else turn, *value
+            return apart // 86400, 0, apart, when > taken, rank, turn
+        return abs(days), 1, 0, days > 0, rank, -turn if days < 0 else turn
 
     near = [r for r in readings if abs((r[0].date() - taken.date()).days) <= window]
-    return min(near, key=far)[4] if near else None
+    equal = [r[4] for r in near if far(r) == min(map(far, near))]
+    return tuple(map(median, zip(*equal, strict=True))) if near else None
 
 
 @pytest.mark.parametrize("window", [0, 30, 90])
