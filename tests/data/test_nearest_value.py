@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
@@ -66,7 +66,18 @@ MOMENTS = st.builds(
 )  # fmt: skip
 
 
+def june(day: int, hour: int = 0) -> datetime:
+    return datetime(2020, 6, day, hour)
+
+
 @settings(max_examples=60, deadline=None)
+@example([(june(1, 11), 9), (june(1, 1), 1)], NOON, EhrWindow())  # the shorter time
+@example([(june(1, 11), 9), (june(1, 13), 1)], NOON, EhrWindow())  # before the film
+@example([(june(1, 0), 1), (june(1, 13), 9)], NOON, EhrWindow())  # one with a time
+@example([(june(3, 1), 1), (june(2, 13), 9)], NOON, EhrWindow(days=1))  # the window
+@example([(june(1, 13), 1), (june(1, 1), 9)], NOON, BEFORE)  # the direction
+@example([(june(1, 1), 1), (june(1, 23), 9)], DAY, BEFORE)  # a film without a time
+@example([(june(1, 1), 1), (june(1, 1), 9), (june(1, 1), 2)], NOON, EhrWindow())  # the median
 @given(
     st.lists(st.tuples(MOMENTS, st.integers(1, 9)), min_size=1, max_size=8),
     MOMENTS,
