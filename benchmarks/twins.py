@@ -1,13 +1,14 @@
 """How well twins are found, on real films: recall, false pairs, films of one patient, and time.
 
     python benchmarks/twins.py DATA [--half 1] [--lungs N] [--normal N] [--changed N] [--copies N]
+    python benchmarks/twins.py DATA --copies 10000 --search-alone
 
 DATA holds rsna_lungs, rsna_normal and nih, each with a films.csv; column `same_film` of rsna_lungs
 names the film of rsna_normal that it is cut from. `--half 0` takes the pairs that the weights and
 the thresholds come from, `--half 1` the others; with `--lungs`, that many, evenly spread. With
 `--normal`, that many films that are no twin's source are added, in place of all. With `--copies`,
 that many films against as many are timed: every second film again and again against the others.
-Prints one JSON object.
+`--search-alone` times nothing but that. Prints one JSON object.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from scipy.stats import binomtest
 from nofinding.data.duplicates import Twins, alike, all_candidates, twins_between
 from nofinding.data.image import fit_square
 from nofinding.data.signatures import SIDE, Signatures, signatures_of
+from nofinding.data.sketches import Sketches
 
 AT_ONCE = 64
 Film = np.ndarray
@@ -170,6 +172,7 @@ def lungs_and_normal(
         "films": [len(lungs), len(whole)],
         **search,
         **counted(joined, truth),
+        "by sketch": known_by_sketch(lungs, whole, truth),
         **in_detail(pairs, truth),  # type: ignore[arg-type]
         "others": [
             [rows[i]["image_id"], normal[j]["image_id"]]
@@ -213,6 +216,30 @@ def many(films: Signatures, count: int) -> tuple[Signatures, Signatures]:
     return films.at(some), films.at(some + 1)
 
 
+def searched(films: Signatures, copies: int) -> dict[str, object]:
+    """How long it takes to search that many films among as many."""
+    first, second = many(films, copies)
+    pairs, cost = timed(lambda: twins_between(first, second))
+    return {f"{copies} against as many": {"pairs": len(pairs), **cost}}  # type: ignore[arg-type]
+
+
+def known_by_sketch(
+    films: Signatures, among: Signatures, truth: set[tuple[int, int]]
+) -> dict[str, object]:
+    """How many films are known by the sketches of others, as `score` knows them, and how many that
+    are not among them are taken for one."""
+    sketches = Sketches.of(among)
+    twins = [twin for at in range(0, len(films), AT_ONCE)
+             for twin in sketches.twin_of_each(films.part(at, at + AT_ONCE))]  # fmt: skip
+    joined = {(i, twin) for i, twin in enumerate(twins) if twin is not None}
+    return {
+        "true": len(joined & truth),
+        "of": len(truth),
+        "other": len(joined - truth),
+        "others": sorted(joined - truth),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
@@ -221,10 +248,16 @@ def main() -> None:
     parser.add_argument("--normal", type=int)
     parser.add_argument("--changed", type=int, default=100, help="normal films that are changed")
     parser.add_argument("--copies", type=int, default=0)
+    parser.add_argument("--search-alone", action="store_true")
     options = parser.parse_args()
     out: dict[str, object] = {"threads": torch.get_num_threads()}
+    if options.search_alone:
+        rows = rows_of(options.data, "rsna_normal")
+        whole = signed([options.data / "rsna_normal" / row["path"] for row in rows])
+        print(json.dumps(out | searched(whole, options.copies), indent=1))
+        return
     out["rsna_lungs in rsna_normal"], _, whole, paths = lungs_and_normal(
-        options.data, options.half, options.lungs, options.reconstruction
+        options.data, options.half, options.lungs, options.normal
     )
     print(json.dumps(out, indent=1), flush=True)
     out["nih"] = one_patient(options.data)
@@ -236,9 +269,7 @@ def main() -> None:
         out[name] = counted(pairs, {(i, i) for i in range(len(some))})
         print(json.dumps({name: out[name]}), flush=True)
     if options.copies:
-        first, second = many(whole, options.copies)
-        pairs, cost = timed(lambda: twins_between(first, second))
-        out[f"{options.copies} against as many"] = {"pairs": len(pairs), **cost}  # type: ignore[arg-type]
+        out |= searched(whole, options.copies)
     print(json.dumps(out, indent=1))
 
 

@@ -18,6 +18,7 @@ from nofinding.benchmark.options import BenchOptions
 from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.ehr import EhrField
 from nofinding.data.split import normals
+from nofinding.data.twin_choice import TwinCheck
 from nofinding.datasets import SOURCES
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
@@ -257,6 +258,7 @@ class Model:
                 unreadable="list",
                 count_work=False,
                 maps=None,
+                known=loaded.known,
             )
             numbers = range(len(scorer))
             entries: dict[str, Prediction] = {}
@@ -364,6 +366,7 @@ def fit(
     cache: str | Path | None = None,
     calibrate: Literal["auto", "val", "train", "none"] = "auto",
     gate: Literal["auto", "none"] = "auto",
+    twins: TwinCheck = "refuse",
     **options: Any,
 ) -> Model:
     """A model that has learnt from the normal films of split train, calibrated and ready.
@@ -371,6 +374,8 @@ def fit(
     `films`: what `open` gives, or a part of it. Normal films of split val calibrate the p-values;
     where there are none, 15 % of the training patients are held out for that. `out`: folder for
     the model; default: a temporary one that lives as long as the model (`save` copies it).
+    `twins`: what becomes of calibration films that are training films in other clothes, "refuse",
+    "report" or "skip".
     `options` are fields of the method's configuration, checked as on the command line
     (`methods()[method].config`). Raises UserError for anything wrong, before training starts.
     """
@@ -387,6 +392,7 @@ def fit(
         cache=None if cache is None else Path(cache),
         calibrate=calibrate,
         gate=gate,
+        twins=twins,
     )
     run_fit(method, config, selection, films.cohort.part(list(films)))
     model = load(folder, accelerator=accelerator, seed=seed)
@@ -488,13 +494,16 @@ def evaluate(
     baselines: bool = False,
     bootstrap: int = 2000,
     seed: int = 0,
+    twins: TwinCheck = "refuse",
 ) -> EvaluationReport:
     """How well these scores tell the abnormal films from the normal ones.
 
     `films` have the labels; `split`: judge only films of this part. `baselines`: also fit the
     baselines that a method must beat to the normal training films of `films`. `bootstrap`: draws
-    of patients for the intervals. Raises UserError for scores that do not fit the films, where no
-    normal or no abnormal film is among them, and for films that the model was trained on.
+    of patients for the intervals. `twins`: what becomes of films that are training or calibration
+    films in other clothes, "refuse", "report" or "skip". Raises UserError for scores that do not
+    fit the films, where no normal or no abnormal film is among them, and for films that the model
+    was trained on.
     """
     if bootstrap < 100:
         raise UserError(f"bootstrap {bootstrap}: give 100 or more")
@@ -517,6 +526,7 @@ def evaluate(
             seed=seed,
             bootstrap=bootstrap,
             baselines="all" if baselines else "none",
+            twins=twins,
         )
         page = (out / "report" / "report.html").read_text(encoding="utf-8")
     return EvaluationReport(metrics=metrics, page=page)

@@ -96,4 +96,8 @@ CLOTHES: dict[str, Callable[[int], Film]] = {
     "jpeg": lambda seed: jpeg(film(seed)),
     "mirrored": lambda seed: film(seed)[:, ::-1].copy(),
     "all but a crop": _everything,
+    "masked, cropped": lambda seed: cornered(masked(film(seed), seed)),
+    "masked, inverted, cropped, mirrored": lambda seed: cornered(masked(1 - film(seed), seed))[
+        :, ::-1
+    ].copy(),
 }

@@ -23,9 +23,11 @@ from nofinding.benchmark.cell import (
 )
 from nofinding.benchmark.options import BenchOptions
 from nofinding.benchmark.report import CohortResults, write_report
+from nofinding.data.decoding.decode import VolumeFile
 from nofinding.data.ehr import EhrField
 from nofinding.data.split import hold_out, normals
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
+from nofinding.datasets.twin_check import PAIRS, Part, parts_apart, signatures_for
 from nofinding.errors import UserError
 from nofinding.evaluation.baselines import BASELINES, METADATA
 from nofinding.methods import METHODS
@@ -66,6 +68,7 @@ def bench(options: BenchOptions) -> Path:
         for line in deviations(recipe, share):
             say(f"not as published: {line}")
     if options.run:
+        _twins_apart(shares, options)
         run_cells(cells, options)
     results = [
         CohortResults(
@@ -79,6 +82,24 @@ def bench(options: BenchOptions) -> Path:
         for share, cohort in zip(shares, cohorts, strict=True)
     ]
     return write_report(results, options)
+
+
+def _twins_apart(shares: Sequence[Share], options: BenchOptions) -> None:
+    """Raises UserError where a judged film of a cohort is one of its films to learn from, in other
+    clothes, unless --twins says otherwise."""
+    cache = cache_at(options.cache)
+    for share in shares:
+        every = (*share.train, *share.pool, *share.judged)
+        if options.twins == "skip" or any(isinstance(r.pixels, VolumeFile) for r in every):
+            continue
+        training, pool, judged = (
+            Part(name, exams, signatures_for(exams, cache))
+            for name, exams in (
+                ("training", share.train), ("training", share.pool), ("evaluated", share.judged)
+            )
+        )  # fmt: skip
+        pairs = f"{share.name}-{PAIRS}" if len(shares) > 1 else PAIRS
+        parts_apart([training, pool], judged, options.twins, options.out / pairs)
 
 
 def _as_published(options: BenchOptions) -> BenchOptions:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from nofinding.data.image import Aspect
+from nofinding.data.twin_choice import TwinCheck
 from nofinding.evaluation.statistics.intervals import DRAWS
 from nofinding.ranges import Range, require_ranges
 
@@ -43,6 +44,9 @@ class BenchOptions:
     """CPU threads in all; 0: all there are."""
     minutes: Annotated[float, Range(0)] = 0
     """A cell that takes longer is stopped, and reported as failed; 0: no limit."""
+    twins: TwinCheck = "refuse"
+    """Judged films that are training films in other clothes (docs/twins.md): refuse stops before
+    the first cell; report goes on, and lists the pairs in the folder; skip does not look."""
     run: bool = True
     """false: run no cell, and report what is done."""
     pictures: bool = True

@@ -13,7 +13,7 @@ from importlib import resources
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, UInt8, UInt16
+from jaxtyping import Bool, Float, Float16, UInt8, UInt16
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -118,19 +118,25 @@ def common_to_chests() -> tuple[Float[Tensor, "g g"], Float[Tensor, "m c"]]:
 
 
 @functools.cache
-def _through(number: int) -> Float[Tensor, "n c"]:
-    """What takes a grid to the code of what is within that frame."""
+def _through(frames: tuple[int, ...]) -> tuple[Bool[Tensor, " n"], Float[Tensor, "k c"]]:
+    """(cells of a grid that some of the frames reaches, what takes them to the codes of what is
+    within each frame, one behind the other)."""
     cells, whitening = common_to_chests()
-    return seen_through(frames_tried()[number], cells) @ whitening
+    every = torch.cat(
+        [seen_through(frames_tried()[number], cells) @ whitening for number in frames], dim=1
+    )
+    reached = every.any(dim=1)
+    return reached, every[reached]
 
 
-def codes_of(
-    film: Float[Tensor, "b s s"], inside: Float[Tensor, "b s s"], frames: Sequence[int]
-) -> Float[Tensor, "f b c"]:
-    """What is within each of the frames of each film, by their number, as vectors of unit length; 0
-    where too little is."""
-    grid = course(film, inside).flatten(1)
-    codes = torch.stack([grid @ _through(number) for number in frames])
+def codes_of(grids: Float[Tensor, "b g g"], frames: Sequence[int]) -> Float[Tensor, "f b c"]:
+    """What is within each of the frames of each film's `course`, by their number, as vectors of
+    unit length; 0 where too little is."""
+    grid = grids.flatten(1)
+    reached, through = _through(tuple(frames))
+    codes = (
+        (grid[:, reached] @ through).unflatten(1, (len(frames), -1)).transpose(0, 1).contiguous()
+    )
     enough = (grid[:, common_to_chests()[0].flatten() > 0] != 0).sum(1) >= FEWEST_CELLS
     result: Tensor = codes / codes.norm(dim=2, keepdim=True).clamp_min(1e-6) * enough[:, None]
     return result
@@ -144,5 +150,5 @@ def signatures_of(films: Iterable[UInt16[np.ndarray, "s s"]]) -> Signatures:
     stored = ((image * GREYS).round() + 1) * inside
     return Signatures(
         stored.to(torch.uint8).numpy(),
-        codes_of(image, inside, [WHOLE])[0].half().numpy(),
+        codes_of(course(image, inside), [WHOLE])[0].half().numpy(),
     )

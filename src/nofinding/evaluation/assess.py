@@ -14,13 +14,15 @@ from nofinding.data.batch import Films
 from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.ehr import FIELDS, EhrField, EhrStats
 from nofinding.data.image import Aspect, fit_square_mask
+from nofinding.data.twin_choice import TwinCheck
+from nofinding.datasets.twin_check import PAIRS, Part, parts_apart, signatures_for
 from nofinding.errors import UserError
 from nofinding.evaluation.attention import attention_by_field
 from nofinding.evaluation.baselines import DETECTORS, Baseline, detector_baseline, metadata_baseline
 from nofinding.evaluation.report.gallery import array_file, read_array, walls
 from nofinding.evaluation.report.page import Calibration, EvaluationInput, Row, report
 from nofinding.evaluation.report.remarks import notes, verdicts
-from nofinding.evaluation.statistics.conformal import LEVELS, Share, called, share
+from nofinding.evaluation.statistics.conformal import LEVELS, Share, called, hashed, share
 from nofinding.evaluation.statistics.delong import PairedTest, delong_test
 from nofinding.evaluation.statistics.intervals import DRAWS, measure, patient_index
 from nofinding.evaluation.statistics.intervals import bootstrap as resample
@@ -54,22 +56,25 @@ def evaluate(
     seed: int = 0,
     bootstrap: int = DRAWS,
     baselines: Literal["all", "none"] = "all",
+    twins: TwinCheck = "refuse",
 ) -> dict[str, Any]:
     """Says how well the scores tell abnormal films from normal ones, and writes the report.
 
     `records` are the films of source `name`; `train_normals` what the baselines learn
     from. run.json, maps and pseudo-healthy films are read from the folder of `scores_csv`;
     `compare` is a second scores.csv of the same films. `seed` is that of the resampling and of
-    the baselines; `bootstrap` the number of draws. Writes OUT/report.html and
+    the baselines; `bootstrap` the number of draws. `twins`: what becomes of judged films that are
+    training or calibration films in other clothes. Writes OUT/report.html and
     OUT/metrics.json, and gives what the latter holds. Raises UserError for scores that do not
     fit the films, before anything is written.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; the report needs a folder")
-    scored = read_scores(scores_csv, exams)
-    other = None if compare is None else _same_films(compare, exams, scored)
+    scored = read_scores(scores_csv, exams, twins=twins)
+    other = None if compare is None else _same_films(compare, exams, scored, twins)
     size, aspect = _grid(scored)
     stats = EhrStats.of(train_normals or scored.exams, fields)
+    scored = _twins_apart(scored, exams, train_normals, cache, twins, out, (size, aspect))
     # A baseline must not learn from a film that it is judged on, nor from its patient.
     judged = {r.patient_id for r in scored.exams}
     train_normals = [r for r in train_normals if r.patient_id not in judged]
@@ -106,8 +111,38 @@ def evaluate(
     return report(evaluation, out)
 
 
-def _same_films(path: Path, exams: Sequence[Exam], scored: Scored) -> Scored:
-    other = read_scores(path, exams)
+def _twins_apart(
+    scored: Scored,
+    exams: Sequence[Exam],
+    train_normals: Sequence[Exam],
+    cache: FilmCache | None,
+    policy: TwinCheck,
+    out: Path,
+    also: tuple[int, Aspect],
+) -> Scored:
+    """The scored films, with those that are a training or calibration film in other clothes.
+
+    Raises UserError where there are some and `policy` is refuse. Compared are the training normals
+    and the films that calibrate by run.json; a film is no twin of itself.
+    """
+    if policy == "skip":
+        return scored
+    listed = scored.run.get("calibration_ids")
+    calibrating = {*map(str, listed)} if isinstance(listed, list) else set()
+    parts = [
+        Part(name, some, signatures_for(some, cache, also, unreadable=[]))
+        for name, some in (
+            ("training", train_normals),
+            ("calibration", [r for r in exams if hashed(r.image_id) in calibrating]),
+            ("evaluated", scored.exams),
+        )
+    ]
+    rows = parts_apart(parts[:-1], parts[-1], policy, out / PAIRS)
+    return replace(scored, twins=tuple(sorted({*scored.twins, *(row["first"] for row in rows)})))
+
+
+def _same_films(path: Path, exams: Sequence[Exam], scored: Scored, twins: TwinCheck) -> Scored:
+    other = read_scores(path, exams, twins=twins)
     ours, theirs = ({r.image_id for r in s.exams} for s in (scored, other))
     if ours != theirs:
         raise UserError(

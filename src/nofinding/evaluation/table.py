@@ -12,14 +12,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from nofinding.data.twin_choice import TwinCheck
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.conformal import hashed
 from nofinding.evaluation.statistics.intervals import patient_index
 from nofinding.types import Exam
 
-__all__ = ["REFUSED", "TRAINED_ON", "Scored", "read_scores"]
+__all__ = [
+    "REFUSED", "TRAINED_ON", "TWIN_CALIBRATES", "TWIN_TRAINED", "Scored", "read_scores",
+]  # fmt: skip
 
 TRAINED_ON = "film: the model was trained on it"  # a flag, set by the pixels
+TWIN_TRAINED = "film: the model was trained on it in other clothes (a twin)"
+TWIN_CALIBRATES = "film: it calibrates the p-value in other clothes (a twin)"
 REFUSED = "refused"  # begins the flag of a film that the input gate kept from being scored
 NOT_PARTS = ("image_id", "score", "p_value", "stratum", "flags")  # every other column is a number
 
@@ -39,6 +44,7 @@ class Scored:
     unlabelled: int  # films scored, but of unknown label: not evaluated
     unscored: int  # labelled films of the same split(s) that have no score: not evaluated
     refused: tuple[int, int] = (0, 0)  # normal, abnormal films that the gate refused
+    twins: tuple[str, ...] = ()  # films that the model was fitted on in other clothes
     run: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty where there is none
 
     @cached_property
@@ -81,14 +87,15 @@ class _Row:
     flags: tuple[str, ...]
 
 
-def read_scores(path: Path, exams: Sequence[Exam]) -> Scored:
+def read_scores(path: Path, exams: Sequence[Exam], *, twins: TwinCheck = "refuse") -> Scored:
     """Joins `path` (scores.csv, with run.json beside it if there is one) to the labels by id.
 
     Columns image_id and score are needed; p_value, stratum and flags are known, any other is a
     number. Unlabelled films, and those that the input gate refused, are left out and counted.
     Raises UserError for an unreadable file, a missing column, a value that is not a finite
     number, a duplicate or unknown image_id, where no normal or no abnormal film is left, and for
-    films that the model was trained on.
+    films that the model was trained on, or, unless `twins` says otherwise, that are marked as twins
+    of those that it was fitted on.
     """
     rows, names = _read_rows(path)
     by_id = {exam.image_id: exam for exam in exams}
@@ -119,6 +126,12 @@ def read_scores(path: Path, exams: Sequence[Exam]) -> Scored:
             f"{path}: the model was trained on {len(trained)} of the {len(ids)} films, for example "
             f"{trained[0]!r}; score others, such as --split test"
         )
+    flagged = [i for i in ids if {TWIN_TRAINED, TWIN_CALIBRATES} & {*rows[i].flags}]
+    if flagged and twins == "refuse":
+        raise UserError(
+            f"{path}: the model was fitted on {len(flagged)} of the {len(ids)} films in other "
+            f"clothes (twins), for example {flagged[0]!r}; score others (--twins report lists them)"
+        )
     parts = np.array([rows[image_id].components for image_id in ids]).reshape(len(ids), len(names))
     return Scored(
         path=path,
@@ -132,6 +145,7 @@ def read_scores(path: Path, exams: Sequence[Exam]) -> Scored:
         unlabelled=len(rows) - len(labelled),
         unscored=unscored,
         refused=(len(refused) - sick, sick),
+        twins=tuple(flagged) if twins == "report" else (),
         run=_read_run(path.with_name("run.json")),
     )
 

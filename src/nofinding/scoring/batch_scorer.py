@@ -12,14 +12,17 @@ from nofinding.data.batch import Films
 from nofinding.data.cache.film_cache import FilmCache, Once
 from nofinding.data.decoding.decode import UnreadableError
 from nofinding.data.ehr import EhrField
+from nofinding.data.signatures import Signatures
+from nofinding.datasets.twin_check import signatures_for
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.conformal import hashed
 from nofinding.evaluation.statistics.strata import Stratum
-from nofinding.evaluation.table import TRAINED_ON
+from nofinding.evaluation.table import TRAINED_ON, TWIN_CALIBRATES, TWIN_TRAINED
 from nofinding.gate import gate_films
 from nofinding.methods.base.protocol import dimensions_of
 from nofinding.model.bundle import Model
 from nofinding.model.input_gate import Gatekeeper
+from nofinding.model.known_films import KnownFilms
 from nofinding.model.pretrained import about_age
 from nofinding.runtime import FlopCounter
 from nofinding.scoring.maps import write_maps
@@ -55,6 +58,8 @@ class Scorer:
     """Whether the floating-point operations of the first batch are to be counted."""
     maps: Path | None
     """Folder for maps and pseudo-healthy films; None: none are written."""
+    known: KnownFilms | None = None
+    """Sketches of the films that the model was fitted on, if it keeps any."""
 
     @cached_property
     def _trained(self) -> frozenset[str]:
@@ -102,7 +107,7 @@ class Scorer:
                 entry["gflop"] = counter.get_total_flops() / 1e9 / len(admitted)
             for place, row in enumerate(admitted):
                 message[row] |= _row(scores, place)
-                message[row] |= self._own(exams[row], message[row]["remarks"], films, row)
+                message[row] |= self._own(exams[row], message[row], films, row)
                 message[row]["flags"] = self._flags(exams[row], message[row], message[row]["flags"])
             self._write_maps(batch, scores)
         return entry | {"films": message}, admitted, scores
@@ -132,11 +137,14 @@ class Scorer:
         features = gate_films(held, self.cache) if self.gatekeeper.looks else None
         rows: list[dict[str, Any]] = [{"id": exam.image_id} for exam in exams]
         objections: dict[int, str] = {}
+        signatures = Signatures.room(0 if self.known is None else len(exams))
         for row, pixels in enumerate(once):
             try:
                 films.prepare(row)
                 if features is not None:
                     features.prepare(row)
+                if self.known is not None:
+                    signatures.put(row, signatures_for([held[row]], self.cache, what=""))
                 flags, objection = self.cache.remarks(pixels)
                 rows[row]["remarks"] = list(flags)
                 if objection and self.gatekeeper.mode != "off":
@@ -153,6 +161,9 @@ class Scorer:
                 readable, self.gatekeeper.judge(features.part(readable)), strict=True
             ):
                 rows[row] |= verdict
+        if self.known is not None:
+            for film, flags in zip(rows, self.known.flags(signatures), strict=True):
+                film["twins"] = flags
         for row, reason in objections.items():  # the header's own word comes first
             rows[row]["reason"] = reason
         admitted = [row for row in readable if not self._refused(rows[row])]
@@ -178,15 +189,18 @@ class Scorer:
             raise UserError(f"film {bad!r}: the score is not a finite number; the model is broken")
         return scores
 
-    def _own(self, exam: Exam, remarks: Sequence[str], films: Films, row: int) -> dict[str, Any]:
+    def _own(self, exam: Exam, film: dict[str, Any], films: Films, row: int) -> dict[str, Any]:
         """What the row of a scored film says beside its score."""
-        flags = [*exam.flags, *remarks]
+        flags, twins = [*exam.flags, *film["remarks"]], film.get("twins", [])
         if self.phantom:
             flags.append("film: a phantom, simulated")
         if films.pixel_hash(row) in self._trained:
             flags.append(TRAINED_ON)
+            twins = [flag for flag in twins if flag != TWIN_TRAINED]
         if hashed(exam.image_id) in self._calibrated:
             flags.append("film: it calibrates the p-value, and is left out of its own")
+            twins = [flag for flag in twins if flag != TWIN_CALIBRATES]
+        flags += twins
         if self.model.uncalibrated:
             flags.append(f"p-value: none, {self.model.uncalibrated}")
         return {

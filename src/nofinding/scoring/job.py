@@ -18,6 +18,7 @@ from nofinding.methods.base.protocol import dimensions_of
 from nofinding.model.bundle import Model, load_model, with_rule
 from nofinding.model.calibration import Calibration
 from nofinding.model.input_gate import Gatekeeper
+from nofinding.model.known_films import KnownFilms, load_known_films
 from nofinding.model.pretrained import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
 from nofinding.model.runtime_parity import FILMS, Parity, parity_of, use_runtime
 from nofinding.runtime import Runtime, to_device
@@ -45,6 +46,7 @@ class ScoringJob:
     phantom: bool
     fields: dict[str, EhrField]
     gatekeeper: Gatekeeper
+    known: KnownFilms | None
     runtime: Runtime
     options: ScoreOptions
 
@@ -99,6 +101,7 @@ class ScoringJob:
             unreadable=self.options.unreadable,
             count_work=self.runtime.is_reference,
             maps=folder if self.options.maps else None,
+            known=self.known,
         )
         if self.runtime.is_reference:
             return scorer, None
@@ -159,6 +162,7 @@ def prepare(files: Sequence[str], options: ScoreOptions) -> ScoringJob:
         phantom=phantom,
         fields=fields,
         gatekeeper=gatekeeper,
+        known=load_known_films(folder, model.meta),
         runtime=runtime,
         options=options,
     )

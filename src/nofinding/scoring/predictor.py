@@ -23,6 +23,7 @@ from nofinding.evaluation.statistics.strata import Stratum
 from nofinding.model.bundle import Model, load_model
 from nofinding.model.calibration import Calibrator
 from nofinding.model.input_gate import Gatekeeper, GateMode
+from nofinding.model.known_films import KnownFilms, load_known_films
 from nofinding.model.pretrained import AUTO, SHIPPED, calibration_of, model_folder, shipped_for
 from nofinding.runtime import to_device
 from nofinding.scoring.batch_scorer import Scorer
@@ -62,6 +63,7 @@ class Loaded:
     model: Model
     gatekeeper: Gatekeeper
     calibrator: Calibrator
+    known: KnownFilms | None = None
 
 
 class Resident:
@@ -98,6 +100,7 @@ class Resident:
                 model=model,
                 gatekeeper=Gatekeeper(model, folder, self.gate, None),
                 calibrator=Calibrator(model, calibration_of(name), 1),
+                known=load_known_films(folder, model.meta),
             )
         return self._loaded[name]
 
@@ -149,6 +152,7 @@ class Resident:
                 unreadable="list",
                 count_work=False,
                 maps=work,
+                known=loaded.known,
             )
             by_id = {exam.image_id: exam for exam in exams}
             for row in scorer(0)["films"]:

@@ -13,6 +13,8 @@ from torch import Tensor
 from nofinding.data.batch import Films
 from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.decoding.decode import VolumeFile
+from nofinding.data.signatures import Signatures
+from nofinding.data.sketches import Sketches
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.conformal import hashed
@@ -22,6 +24,7 @@ from nofinding.methods.frozen_features.adapting import Adapted, adapted, adapted
 from nofinding.model.bundle import Model, load_model, save_model
 from nofinding.model.calibration import stored_calibration
 from nofinding.model.input_gate import Gatekeeper, one_a_patient, save_adapted_gate
+from nofinding.model.known_films import load_known_films, save_known_films
 from nofinding.model.pretrained import SHIPPED, model_folder
 from nofinding.progress import say, tracked
 from nofinding.runtime import to_device, use_threads
@@ -106,9 +109,12 @@ def adapt_to(exams: Sequence[Exam], source: str, options: AdaptOptions) -> Model
         gate: dict[str, Any] = {"fitted": False, "why": "the model it was adapted from has none"}
         if gatekeeper.own is not None:
             gate = save_adapted_gate(place, gatekeeper.own, points, scores)
-        save_model(
-            place, result.detector, _meta(model, local, result, source, options, gate, tests)
-        )
+        meta = _meta(model, local, result, source, options, gate, tests)
+        known = load_known_films(folder, model.meta)
+        if known is not None:  # the local films calibrate it now, and have no sketches
+            known = replace(known, calibration=Sketches.of(Signatures.room(0)))
+            meta["twins"] = {**model.meta["twins"], **save_known_films(place, known)}
+        save_model(place, result.detector, meta)
     how = "features, scales and p-values" if result.features else "p-values alone"
     say(f"{options.out}: {how} follow {len(local)} films")
     if options.unlabelled:

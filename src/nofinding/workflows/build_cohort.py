@@ -18,8 +18,10 @@ from nofinding.datasets.build.finalize import DRAWN, complete, flow_of
 from nofinding.datasets.build.flow import Flow
 from nofinding.datasets.build.from_exams import assemble_exams
 from nofinding.datasets.build.publisher import Publisher
-from nofinding.datasets.cohort import known_fields, source_of
+from nofinding.datasets.cohort import cache_at, known_fields, source_of
 from nofinding.datasets.local.table import Table
+from nofinding.datasets.twin_check import COLUMNS as PAIR_COLUMNS
+from nofinding.datasets.twin_check import PAIRS, write_pairs
 from nofinding.errors import UserError
 from nofinding.evaluation.report.cohort import cohort_html
 from nofinding.evaluation.report.flow import counted, flow_figure
@@ -31,7 +33,7 @@ from nofinding.storage.file_names import printed
 
 __all__ = ["CohortOptions", "assemble_cohort"]
 
-OURS = frozenset({"films.parquet", PLACES, DESCRIPTION, "flow.png", "cohort.html"})
+OURS = frozenset({"films.parquet", PLACES, DESCRIPTION, "flow.png", "cohort.html", PAIRS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,9 @@ class CohortOptions(Choices):
     fields_file: Path | None = None
     """YAML file with further record fields (docs/ehr.md)."""
     threads: Annotated[int, Range(0)] = 0
-    """CPU threads for the tables; 0: all there are."""
+    """CPU threads for the tables, and processes that decode; 0: all there are."""
+    cache: Path | None = None
+    """Folder for decoded films; default: NOFINDING_CACHE, else ~/.cache/nofinding."""
     overwrite: bool = False
     """Replace the cohort that is in --out."""
 
@@ -68,7 +72,15 @@ def assemble_cohort(spec: str, options: CohortOptions) -> Path:
         base = source.folder(root) if isinstance(source, Publisher | Table) else path.parent
         with closing(
             CohortDatabase(
-                name, base, known, options, spill, options.threads, place=root, progress=tracked
+                name,
+                base,
+                known,
+                options,
+                spill,
+                options.threads,
+                place=root,
+                progress=tracked,
+                cache=cache_at(options.cache),
             )
         ) as database:
             if isinstance(source, Publisher):
@@ -81,6 +93,8 @@ def assemble_cohort(spec: str, options: CohortOptions) -> Path:
                 complete(database, official=official)
             flow = flow_of(database)
             description = write_table(database, flow, partial)
+            if database.twins:
+                write_pairs(partial / PAIRS, database.twins, PAIR_COLUMNS)
         lines = deviations(recipe, flow)
         description["choices"] = {
             f.name: _plain(getattr(options, f.name)) for f in fields(Choices)
@@ -106,6 +120,7 @@ def _write(
         command=command,
         deviations=lines,
         verify=options.verify,
+        twins=options.twins,
     )
     flow_figure(flow).savefig(folder / "flow.png", metadata={"Software": None})
     write_atomic(folder / "cohort.html", html.encode())
@@ -118,7 +133,11 @@ def _command(spec: str, options: CohortOptions) -> str:
     words = ["nofinding", "cohort", spec, "--out", options.out.name]
     for f in fields(CohortOptions):
         value = getattr(options, f.name)
-        if f.name in ("out", "overwrite", "threads") or value == f.default or value in (None, ()):
+        if (
+            f.name in ("out", "overwrite", "threads", "cache")
+            or value == f.default
+            or value in (None, ())
+        ):
             continue
         name = f.name.replace("_", "-")
         if isinstance(value, bool):

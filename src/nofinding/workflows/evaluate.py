@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from nofinding.data.decoding.decode import VolumeFile
 from nofinding.data.split import normals
+from nofinding.data.twin_choice import TwinCheck
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
 from nofinding.evaluation.assess import evaluate as assess
@@ -30,6 +31,9 @@ class EvaluateOptions:
     """A second scores.csv of the same films, for a paired test."""
     baselines: Literal["all", "none"] = "all"
     """The baselines that any method must beat: all, or none."""
+    twins: TwinCheck = "refuse"
+    """Judged films that are training or calibration films in other clothes (docs/twins.md): refuse
+    stops; report goes on, and lists the pairs in the folder; skip does not look."""
     bootstrap: Annotated[int, Range(100)] = 2000
     """Draws of patients for the intervals."""
     seed: int = 0
@@ -67,6 +71,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         seed=options.seed,
         bootstrap=options.bootstrap,
         baselines=options.baselines,
+        twins=options.twins,
     )
     say(f"{options.out / 'report.html'}: written")
     return metrics

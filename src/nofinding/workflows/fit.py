@@ -17,11 +17,14 @@ import torch
 from jaxtyping import Float
 
 from nofinding.data.batch import Films
+from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.ehr import EhrField, EhrStats
 from nofinding.data.image import Aspect
 from nofinding.data.nearest_value import EhrWindow
 from nofinding.data.split import hold_out, normals
+from nofinding.data.twin_choice import TwinCheck
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
+from nofinding.datasets.twin_check import PAIRS, Part, parts_apart, signatures_for
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.pixels import normal_threshold
 from nofinding.methods import METHODS
@@ -29,6 +32,7 @@ from nofinding.methods.base.protocol import Detector, LearnsFromOthers, dimensio
 from nofinding.model.bundle import Model, load_model, save_model
 from nofinding.model.calibration import stored_calibration
 from nofinding.model.input_gate import save_model_gate
+from nofinding.model.known_films import KnownFilms, save_known_films
 from nofinding.progress import is_first_process, say, tracked
 from nofinding.ranges import Range, require_ranges
 from nofinding.runtime import before_fit, to_device, use_threads
@@ -78,6 +82,9 @@ class FitOptions:
     """pad keeps the film's proportions; squash is what the paper does."""
     calibrate: Literal["auto", "val", "train", "none"] = "auto"
     """Normal films for the p-value: the val split, or 15 % of the training patients held out."""
+    twins: TwinCheck = "refuse"
+    """Calibration films that are training films in other clothes (docs/twins.md): refuse stops;
+    report goes on, and lists the pairs in the folder; skip does not look."""
     gate: Literal["auto", "none"] = "auto"
     """Fit an input gate (docs/gate.md): auto does, from 50 training normals on."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -120,8 +127,9 @@ def fit(
     dimensions = dimensions_of(detector)
     training = Films(repeated, stats, size, options.aspect, cache, dimensions)
     calibrating = Films(calibration, stats, size, options.aspect, cache, dimensions)
-    hashes = apart(training, calibrating, "calibration")
     others = _others(detector, cohort, options, fields)
+    known = _known(train, others, calibration, options, cache, size) if dimensions == 2 else None
+    hashes = apart(training, calibrating, "calibration")
     if others:
         beside = Films(others, stats, size, options.aspect, cache, dimensions)
         apart(beside, calibrating, "calibration")
@@ -149,6 +157,9 @@ def fit(
         gate = {"fitted": False, "why": "volumes"}
     elif options.gate == "auto":
         gate = save_model_gate(options.out, train, calibration, scores, cache, options.seed)
+    twins: dict[str, Any] = {"check": "skip"}
+    if known is not None:
+        twins = known[0] | save_known_films(options.out, known[1])
     meta = {
         "preset": options.preset,
         "seed": options.seed,
@@ -161,6 +172,7 @@ def fit(
         "training_pixels": hashes,
         "calibration": stored_calibration(scores, calibration, fields, origin),
         "gate": gate,
+        "twins": twins,
         "map_threshold": threshold,
         "fit_minutes": minutes,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -307,6 +319,33 @@ def set_auxiliary(detector: Detector, others: Films) -> None:
     """Shows the detector those films, if it is one that learns from some."""
     if isinstance(detector, LearnsFromOthers):
         detector.set_auxiliary(others)
+
+
+def _known(
+    train: list[Exam],
+    others: list[Exam],
+    calibration: list[Exam],
+    options: FitOptions,
+    cache: FilmCache,
+    size: int,
+) -> tuple[dict[str, Any], KnownFilms] | None:
+    """(what is noted of the check, what the model keeps of its films); None: there was no check.
+
+    Each film is decoded here once, for the method, too. Raises UserError where a calibration film
+    is a twin of one that is learnt from, unless --twins says otherwise.
+    """
+    if options.twins == "skip":
+        return None
+    learnt = [
+        Part("training", exams, signatures_for(exams, cache, (size, options.aspect)))
+        for exams in (train, others)
+    ]
+    kept_apart = signatures_for(calibration, cache, (size, options.aspect))
+    rows = parts_apart(
+        learnt, Part("calibration", calibration, kept_apart), options.twins, options.out / PAIRS
+    )
+    known = KnownFilms.of([part.signatures for part in learnt], kept_apart)
+    return {"check": options.twins, "pairs": len(rows)}, known
 
 
 def apart(training: Films, calibration: Films, what: str) -> list[str]:

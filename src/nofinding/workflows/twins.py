@@ -1,29 +1,21 @@
 """twins: lists films that are one film, however its copies were changed."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from nofinding.data.cache.film_cache import FilmCache, Once
-from nofinding.data.decoding.decode import UnreadableError, VolumeFile
+from nofinding.data.decoding.decode import VolumeFile
 from nofinding.data.duplicates import Twins, twins_within
-from nofinding.data.image import Aspect, fit
-from nofinding.data.signatures import SIDE, WORDS, Signatures, signatures_of
+from nofinding.data.signatures import Signatures
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
+from nofinding.datasets.twin_check import row_of, signatures_for, write_pairs
 from nofinding.errors import UserError
-from nofinding.progress import say, tracked
-from nofinding.storage.atomic import write_atomic
+from nofinding.progress import say
 from nofinding.types import Exam
 
-__all__ = ["TwinsOptions", "list_twins", "signatures_for"]
+__all__ = ["TwinsOptions", "list_twins"]
 
-AT_ONCE = 64  # films whose detail is computed together
-NAME = "twins-3"  # in the cache; to be raised whenever a signature changes
 COLUMNS = (
     "first", "second", "first_source", "second_source", "first_split", "second_split",
     "same_patient", "mirrored", "inverted", "correlation",
@@ -69,12 +61,7 @@ def list_twins(options: TwinsOptions) -> list[dict[str, str]]:
     _say_plain(signatures)
     pairs = twins_within(signatures)
     rows = [row for row in _rows(pairs, films) if _asked(row, options.pairs)]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(options.out, text.getvalue().encode())
+    write_pairs(options.out, rows, COLUMNS)
     say(f"{options.out}: {len(rows)} pairs of twins among {len(films)} films")
     return rows
 
@@ -83,16 +70,9 @@ def _rows(pairs: Twins, films: Sequence[tuple[Exam, str]]) -> Iterator[dict[str,
     for i in range(len(pairs)):
         one, other = films[int(pairs.first[i])], films[int(pairs.second[i])]
         yield {
-            "first": one[0].image_id,
-            "second": other[0].image_id,
+            **row_of(pairs, i, one[0], other[0]),
             "first_source": one[1],
             "second_source": other[1],
-            "first_split": one[0].split or "",
-            "second_split": other[0].split or "",
-            "same_patient": "yes" if one[0].patient_id == other[0].patient_id else "no",
-            "mirrored": "yes" if pairs.mirrored[i] else "no",
-            "inverted": "yes" if pairs.inverted[i] else "no",
-            "correlation": f"{pairs.correlation[i]:.3f}",
         }
 
 
@@ -101,59 +81,6 @@ def _asked(row: dict[str, str], which: str) -> bool:
     if which == "sources":
         return row["first_source"] != row["second_source"]
     return which == "all" or row["first_split"] != row["second_split"]
-
-
-def signatures_for(
-    exams: Sequence[Exam],
-    cache: FilmCache | None,
-    also: tuple[int, Aspect] | None = None,
-    unreadable: list[str] | None = None,
-) -> Signatures:
-    """Of each film, from the cache or computed and stored there.
-
-    With `also`, a film that is decoded for it is prepared at that size and aspect, too, so that
-    what follows need not decode it again. With `unreadable`, a film that cannot be read is named
-    there and is no film's twin. Raises UserError for one otherwise.
-    """
-    out = Signatures.room(len(exams))
-    waiting: list[tuple[int, Exam, np.ndarray]] = []
-    for row, exam in enumerate(tracked(exams, "looking for twins")):
-        words = None if cache is None else cache.derived(exam.pixels, NAME, WORDS)
-        if words is not None:
-            out.put(row, Signatures.unpacked(words))
-            continue
-        try:
-            waiting.append((row, exam, _prepared(exam, cache, also)))
-        except UnreadableError as error:
-            if unreadable is None:
-                raise
-            unreadable.append(f"film {exam.image_id!r} {error.reason}")
-        if len(waiting) == AT_ONCE:
-            _put(waiting, out, cache)
-            waiting = []
-    _put(waiting, out, cache)
-    return out
-
-
-def _prepared(exam: Exam, cache: FilmCache | None, also: tuple[int, Aspect] | None) -> np.ndarray:
-    if cache is None:
-        return fit(exam.pixels(), SIDE, 2, "pad")
-    once = Once(exam.pixels)
-    if also is not None:
-        cache.get(once, *also)
-    return cache.get(once, SIDE)
-
-
-def _put(
-    waiting: Sequence[tuple[int, Exam, np.ndarray]], out: Signatures, cache: FilmCache | None
-) -> None:
-    if not waiting:
-        return
-    some = signatures_of([film for _, _, film in waiting])
-    for number, (row, exam, _) in enumerate(waiting):
-        out.put(row, some.part(number, number + 1))
-        if cache is not None:
-            cache.keep(exam.pixels, NAME, some.packed(number))
 
 
 def _say_plain(signatures: Signatures) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from nofinding.data.nearest_value import Days, Direction, EhrWindow
+from nofinding.data.twin_choice import TwinCheck
 from nofinding.errors import UserError
 from nofinding.ranges import Range, require_ranges
 
@@ -49,6 +50,10 @@ class Choices:
     verify: Verify = "bytes"
     """What is looked at of every film: nothing, whether it is there, whether two files are equal,
     or whether two films have equal pixels (decodes all)."""
+    twins: TwinCheck = "refuse"
+    """Films of two splits that are one film in other clothes (docs/twins.md), where films are
+    compared (--verify bytes or pixels): refuse stops, or with --overlap drop leaves them out;
+    report goes on, and lists the pairs in the folder; skip does not look. Decodes all films."""
     key: Path | None = None
     """File with the secret that patients' ids are turned into pseudonyms by, where a source does
     that; default: ~/.config/nofinding/pseudonym.key, made on first use."""

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import duckdb
 import pyarrow as pa
 
+from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.ehr import EhrField
 from nofinding.datasets.build.choices import Choices
 from nofinding.datasets.build.column_titles import lacks_column, require_commas
@@ -92,6 +93,7 @@ class CohortDatabase:
         progress: Progress | None = None,
         *,
         place: str = "",
+        cache: FilmCache | None = None,
     ) -> None:
         """`workshop` is an empty folder for what does not fit into memory; `progress` goes through
         files and shows how far it is; `place` is what the user wrote behind "source:", where that
@@ -109,6 +111,9 @@ class CohortDatabase:
         self.workshop = workshop
         self.threads = threads or os.cpu_count() or 1
         self.progress: Progress = progress or (lambda files, what: iter(files))
+        self.cache = cache
+        self.twins: list[dict[str, str]] = []
+        """Pairs of films in two splits that are one film, where they are let through."""
         self.steps: list[Step] = []
         self.remarks: list[Remark] = []
         self.counts_at_start = (0, 0)

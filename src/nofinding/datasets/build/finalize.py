@@ -14,6 +14,7 @@ from nofinding.data.ehr import EhrField
 from nofinding.datasets.build.database import CohortDatabase
 from nofinding.datasets.build.flow import FieldRow, Flow, Part
 from nofinding.datasets.build.splits import apply_lists
+from nofinding.datasets.build.twins import twins_apart
 from nofinding.errors import UserError
 
 __all__ = ["DRAWN", "complete", "flow_of"]
@@ -42,6 +43,8 @@ def complete(database: CohortDatabase, *, official: bool) -> None:
     _patients_apart(database)
     if choices.verify in ("bytes", "pixels"):
         _films_apart(database)
+        if choices.twins != "skip":
+            twins_apart(database, ORDER)
     if not database.one("SELECT count(*) FROM films"):
         losses = "; ".join(f"{step.reason}: {step.films:,}" for step in database.steps)
         raise UserError(f"{database.source}:{database.root}: no film is left ({losses or 'none'})")

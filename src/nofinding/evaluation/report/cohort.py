@@ -12,7 +12,13 @@ __all__ = ["cohort_html"]
 
 
 def cohort_html(
-    flow: Flow, *, fingerprint: str, command: str, deviations: Sequence[str], verify: str
+    flow: Flow,
+    *,
+    fingerprint: str,
+    command: str,
+    deviations: Sequence[str],
+    verify: str,
+    twins: str = "skip",
 ) -> str:
     """One file, no script, nothing fetched, no film. `deviations` are from a published protocol."""
     checked = {
@@ -21,6 +27,11 @@ def cohort_html(
         "bytes": "Every film is there, and no file is in two splits.",
         "pixels": "Every film was decoded, and no picture is in two splits.",
     }[verify]
+    if verify in ("bytes", "pixels") and twins != "skip":
+        checked += (
+            " Films of different splits that are one film in other clothes (twins) were looked for"
+        )
+        checked += "; they are listed in twins.csv." if twins == "report" else ", and none is left."
     return page("cohort.html.j2").render(
         flow=flow,
         picture=data_uri(flow_figure(flow)),

@@ -52,6 +52,11 @@ def _on_films(scored: Scored) -> Iterable[str]:
         yield f"{scored.unlabelled} scored films have no label and were left out."
     if scored.unscored:
         yield f"{scored.unscored} labelled films of the same split have no score and are missing."
+    if scored.twins:
+        yield (
+            f"{len(scored.twins)} of the films judged are training or calibration films in other "
+            "clothes (twins); the figures flatter the method."
+        )
     if any(scored.refused):
         yield _on_refused(scored)
     drift = scored.run.get("drift")
