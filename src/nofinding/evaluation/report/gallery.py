@@ -13,7 +13,9 @@ from PIL import Image
 from scipy import ndimage
 
 from nofinding.data.batch import Films
-from nofinding.data.ehr import EhrField
+from nofinding.data.cache.film_cache import FilmCache
+from nofinding.data.ehr import EhrField, EhrStats
+from nofinding.data.image import fit_square_mask
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.metrics import count, threshold_at
 from nofinding.evaluation.table import Scored
@@ -24,6 +26,8 @@ __all__ = [
     "Wall",
     "array_file",
     "legend",
+    "pictures_of",
+    "png_uri",
     "read_array",
     "select_films",
     "tinted",
@@ -129,6 +133,29 @@ def walls(
     return shown, top
 
 
+def pictures_of(
+    scored: Scored,
+    indices: Sequence[int],
+    fields: Sequence[EhrField],
+    cache: FilmCache,
+) -> tuple[Picture, ...]:
+    """Gives these films of `scored` under one colour scale, with what was drawn on them."""
+    size, aspect = int(scored.run["image_size"]), scored.run.get("aspect", "pad")
+    exams = [scored.exams[i] for i in indices]
+    films = Films(exams, EhrStats.of(exams, fields), size, aspect, cache)
+    folder = scored.path.parent / "maps"
+    files = [array_file(folder, exam.image_id) for exam in exams]
+    maps = [None if file is None else read_array(file, size) for file in files]
+    shown = [heat for heat in maps if heat is not None]
+    top = float(np.percentile(np.stack(shown), 99.8)) if shown else 1.0
+    pictures = []
+    for place, (i, exam) in enumerate(zip(indices, exams, strict=True)):
+        lesion = None if exam.lesion is None else fit_square_mask(exam.lesion(), size, aspect)
+        picture = _picture(scored, i, films, maps[place], top or 1.0, lesion, fields, place)
+        pictures.append(picture)
+    return tuple(pictures)
+
+
 def _picture(
     scored: Scored,
     i: int,
@@ -137,9 +164,11 @@ def _picture(
     top: float,
     lesion: Bool[np.ndarray, "h w"] | None,
     fields: Sequence[EhrField],
+    place: int | None = None,
 ) -> Picture:
+    """`place` is the film's number in `films`, where that is not its number in `scored`."""
     exam = scored.exams[i]
-    film = (films.batch([i]).image[0, 0].cpu().numpy() + 1) / 2
+    film = (films.batch([i if place is None else place]).image[0, 0].cpu().numpy() + 1) / 2
     normal_file = array_file(scored.path.parent / "normal", exam.image_id)
     return Picture(
         image_id=exam.image_id,
@@ -149,11 +178,11 @@ def _picture(
         label=", ".join(sorted(exam.findings or ())) or "No finding",
         known=known(exam, fields),
         flags=scored.flags[i],
-        film=_png(_grey(film)),
-        overlay=None if heat is None else _png(_overlay(film, heat, top, lesion)),
+        film=png_uri(_grey(film)),
+        overlay=None if heat is None else png_uri(_overlay(film, heat, top, lesion)),
         reconstruction=None
         if normal_file is None
-        else _png(_grey(read_array(normal_file, films.size))),
+        else png_uri(_grey(read_array(normal_file, films.size))),
     )
 
 
@@ -200,7 +229,8 @@ def tinted(
     return np.asarray(film[..., None] * (1 - 0.7 * strength) + colour * 0.7 * strength)
 
 
-def _png(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:
+def png_uri(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:
+    """The picture as a PNG that a page can hold."""
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -209,4 +239,4 @@ def _png(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:
 def legend() -> str:
     """Gives the colour scale of the maps, from 0 on the left, as a picture 256 x 1."""
     colour = mpl.colormaps[COLOURS](np.linspace(0, 1, 256))[None, :, :3]
-    return _png(np.round(colour * 255).astype(np.uint8))
+    return png_uri(np.round(colour * 255).astype(np.uint8))
