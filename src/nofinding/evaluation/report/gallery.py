@@ -13,13 +13,12 @@ from PIL import Image
 from scipy import ndimage
 
 from nofinding.data.batch import Films
-from nofinding.data.cache.film_cache import FilmCache
-from nofinding.data.ehr import EhrField, EhrStats
+from nofinding.data.ehr import EhrField
 from nofinding.data.image import fit_square_mask
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.metrics import count, threshold_at
 from nofinding.evaluation.table import Scored
-from nofinding.types import Exam
+from nofinding.types import Exam, Scores
 
 __all__ = [
     "Picture",
@@ -134,24 +133,37 @@ def walls(
 
 
 def pictures_of(
-    scored: Scored,
-    indices: Sequence[int],
-    fields: Sequence[EhrField],
-    cache: FilmCache,
+    scored: Scored, indices: Sequence[int], films: Films, scores: Scores, fields: Sequence[EhrField]
 ) -> tuple[Picture, ...]:
-    """Gives these films of `scored` under one colour scale, with what was drawn on them."""
-    size, aspect = int(scored.run["image_size"]), scored.run.get("aspect", "pad")
-    exams = [scored.exams[i] for i in indices]
-    films = Films(exams, EhrStats.of(exams, fields), size, aspect, cache)
-    folder = scored.path.parent / "maps"
-    files = [array_file(folder, exam.image_id) for exam in exams]
-    maps = [None if file is None else read_array(file, size) for file in files]
-    shown = [heat for heat in maps if heat is not None]
-    top = float(np.percentile(np.stack(shown), 99.8)) if shown else 1.0
+    """Gives films of `scored` under one colour scale, with what is drawn on them outlined.
+
+    `films` are those of `indices`, in that order, and `scores` what a method says of them.
+    """
+    maps = None if scores.anomaly_map is None else scores.anomaly_map[:, 0].numpy()
+    top = 1.0 if maps is None else float(np.percentile(maps, 99.8)) or 1.0
     pictures = []
-    for place, (i, exam) in enumerate(zip(indices, exams, strict=True)):
-        lesion = None if exam.lesion is None else fit_square_mask(exam.lesion(), size, aspect)
-        picture = _picture(scored, i, films, maps[place], top or 1.0, lesion, fields, place)
+    for place, i in enumerate(indices):
+        exam = scored.exams[i]
+        film = (films.batch([place]).image[0, 0].numpy() + 1) / 2
+        overlay = normal = None
+        if maps is not None:
+            drawn = exam.lesion
+            lesion = None if drawn is None else fit_square_mask(drawn(), films.size, films.aspect)
+            overlay = png_uri(_overlay(film, maps[place], top, lesion))
+        if scores.reconstruction is not None:
+            normal = png_uri(_grey((scores.reconstruction[place, 0].numpy() + 1) / 2))
+        picture = Picture(
+            image_id=exam.image_id,
+            score=float(scored.score[i]),
+            p_value=None if scored.p_value is None else float(scored.p_value[i]),
+            abnormal=bool(scored.abnormal[i]),
+            label=", ".join(sorted(exam.findings or ())) or "No finding",
+            known=known(exam, fields),
+            flags=scored.flags[i],
+            film=png_uri(_grey(film)),
+            overlay=overlay,
+            reconstruction=normal,
+        )
         pictures.append(picture)
     return tuple(pictures)
 
@@ -164,11 +176,9 @@ def _picture(
     top: float,
     lesion: Bool[np.ndarray, "h w"] | None,
     fields: Sequence[EhrField],
-    place: int | None = None,
 ) -> Picture:
-    """`place` is the film's number in `films`, where that is not its number in `scored`."""
     exam = scored.exams[i]
-    film = (films.batch([i if place is None else place]).image[0, 0].cpu().numpy() + 1) / 2
+    film = (films.batch([i]).image[0, 0].cpu().numpy() + 1) / 2
     normal_file = array_file(scored.path.parent / "normal", exam.image_id)
     return Picture(
         image_id=exam.image_id,
