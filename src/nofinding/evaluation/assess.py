@@ -18,7 +18,13 @@ from nofinding.data.twin_choice import TwinCheck
 from nofinding.datasets.twin_check import PAIRS, Part, parts_apart, signatures_for
 from nofinding.errors import UserError
 from nofinding.evaluation.attention import attention_by_field
-from nofinding.evaluation.baselines import DETECTORS, Baseline, detector_baseline, metadata_baseline
+from nofinding.evaluation.baselines import (
+    DETECTORS,
+    SLOW,
+    Baseline,
+    detector_baseline,
+    metadata_baseline,
+)
 from nofinding.evaluation.report.gallery import array_file, read_array, walls
 from nofinding.evaluation.report.page import Calibration, EvaluationInput, Row, report
 from nofinding.evaluation.report.remarks import notes, verdicts
@@ -35,6 +41,7 @@ from nofinding.evaluation.statistics.pixels import (
 )
 from nofinding.evaluation.statistics.subgroups import by_finding, by_patient_group
 from nofinding.evaluation.table import Scored, read_scores
+from nofinding.methods import METHODS
 from nofinding.types import Exam
 
 __all__ = ["evaluate"]
@@ -55,7 +62,7 @@ def evaluate(
     compare: Path | None = None,
     seed: int = 0,
     bootstrap: int = DRAWS,
-    baselines: Literal["all", "none"] = "all",
+    baselines: Literal["all", "quick", "none"] = "all",
     twins: TwinCheck = "refuse",
 ) -> dict[str, Any]:
     """Says how well the scores tell abnormal films from normal ones, and writes the report.
@@ -84,8 +91,9 @@ def evaluate(
     pixels = _pixels(scored, lesions, size, bootstrap, seed)
     rows = [_row(scored, "method", bootstrap, seed)]
     rows += [] if other is None else [_row(other, "compared", bootstrap, seed)]
-    if baselines == "all":
-        baseline_rows = _baselines(scored, train_normals, fields, aspect, cache, seed)
+    if baselines != "none":
+        quick = baselines == "quick"
+        baseline_rows = _baselines(scored, train_normals, fields, aspect, cache, seed, quick=quick)
         rows += [_trivial_row(baseline, scored, bootstrap, seed) for baseline in baseline_rows]
     evaluation = EvaluationInput(
         name=name,
@@ -204,8 +212,14 @@ def _baselines(
     aspect: Aspect,
     cache: FilmCache | None,
     seed: int,
+    *,
+    quick: bool,
 ) -> Iterator[Baseline]:
     for name in DETECTORS:
+        if quick and name in SLOW:
+            supervision = METHODS[name].supervision
+            yield Baseline(name, supervision, skipped="takes minutes; see --baselines all")
+            continue
         yield detector_baseline(
             name, train_normals, scored.exams, fields, aspect=aspect, cache=cache, seed=seed
         )

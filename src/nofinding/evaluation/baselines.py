@@ -30,12 +30,14 @@ __all__ = [
     "BASELINES",
     "DETECTORS",
     "METADATA",
+    "SLOW",
     "Baseline",
     "detector_baseline",
     "metadata_baseline",
 ]
 
 DETECTORS = ("mean-grey", "thumbnail", "ae", "frozen-knn")
+SLOW = ("ae",)  # takes minutes, the others seconds
 METADATA = "metadata-only"
 BASELINES = (*DETECTORS, "pixel-knn", "pca")
 """The detectors that a bench always has: there each is fitted once for all methods."""

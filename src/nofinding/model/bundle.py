@@ -15,7 +15,7 @@ from nofinding.data.nearest_value import EhrWindow
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.strata import Partition, Stratum
 from nofinding.methods import METHODS
-from nofinding.methods.base.protocol import Detector, HasRules
+from nofinding.methods.base.protocol import Decides, Detector, HasRules
 from nofinding.progress import say
 from nofinding.storage import checkpoint
 from nofinding.storage.atomic import write_atomic
@@ -129,6 +129,7 @@ def save_model(folder: Path, detector: Detector, meta: Mapping[str, Any]) -> Non
         "uses_ehr": detector.uses_ehr,
         "code_version": checkpoint.code_version(),
         "torch_version": torch.__version__,
+        **({"decided": dict(detector.decided)} if isinstance(detector, Decides) else {}),
         **meta,
     }
     write_atomic(folder / CARD, card(metadata).encode())
@@ -255,7 +256,7 @@ normal films this model was fitted on; it is not a diagnosis, and a low score ex
   on split val, figures on val flatter the model.
 - EHR: a value counts if it is from at most {_window_in(meta) or EhrWindow()}
 - Seed {meta.get("seed")}, version {meta["code_version"]}, torch {meta["torch_version"]}
-{trained}{_adapted(meta)}
+{trained}{_decided(meta)}{_adapted(meta)}
 Intended for: research on anomaly detection with films like those it was fitted on. Misuse:
 films of another body part, projection or age group; any clinical decision.
 
@@ -263,6 +264,12 @@ films of another body part, projection or age group; any clinical decision.
 |---|---|---|---|---|
 {rows}
 """
+
+
+def _decided(meta: Mapping[str, Any]) -> str:
+    """The line of the card on what normal training films decided; "" where nothing was."""
+    decided = meta.get("decided")
+    return f"- {decided['said']}\n" if decided else ""
 
 
 def _adapted(meta: Mapping[str, Any]) -> str:

@@ -29,8 +29,9 @@ class EvaluateOptions:
     """Folder for report.html and metrics.json."""
     compare: Path | None = None
     """A second scores.csv of the same films, for a paired test."""
-    baselines: Literal["all", "none"] = "all"
-    """The baselines that any method must beat: all, or none."""
+    baselines: Literal["all", "quick", "none"] = "all"
+    """The baselines that any method must beat: all; quick, without the autoencoder, which takes
+    minutes; or none."""
     twins: TwinCheck = "refuse"
     """Judged films that are training or calibration films in other clothes (docs/twins.md): refuse
     stops; report goes on, and lists the pairs in the folder; skip does not look."""

@@ -14,16 +14,19 @@ from scipy import ndimage
 
 from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField
+from nofinding.data.image import fit_square_mask
 from nofinding.errors import UserError
 from nofinding.evaluation.statistics.metrics import count, threshold_at
 from nofinding.evaluation.table import Scored
-from nofinding.types import Exam
+from nofinding.types import Exam, Scores
 
 __all__ = [
     "Picture",
     "Wall",
     "array_file",
     "legend",
+    "pictures_of",
+    "png_uri",
     "read_array",
     "select_films",
     "tinted",
@@ -129,6 +132,42 @@ def walls(
     return shown, top
 
 
+def pictures_of(
+    scored: Scored, indices: Sequence[int], films: Films, scores: Scores, fields: Sequence[EhrField]
+) -> tuple[Picture, ...]:
+    """Gives films of `scored` under one colour scale, with what is drawn on them outlined.
+
+    `films` are those of `indices`, in that order, and `scores` what a method says of them.
+    """
+    maps = None if scores.anomaly_map is None else scores.anomaly_map[:, 0].numpy()
+    top = 1.0 if maps is None else float(np.percentile(maps, 99.8)) or 1.0
+    pictures = []
+    for place, i in enumerate(indices):
+        exam = scored.exams[i]
+        film = (films.batch([place]).image[0, 0].numpy() + 1) / 2
+        overlay = normal = None
+        if maps is not None:
+            drawn = exam.lesion
+            lesion = None if drawn is None else fit_square_mask(drawn(), films.size, films.aspect)
+            overlay = png_uri(_overlay(film, maps[place], top, lesion))
+        if scores.reconstruction is not None:
+            normal = png_uri(_grey((scores.reconstruction[place, 0].numpy() + 1) / 2))
+        picture = Picture(
+            image_id=exam.image_id,
+            score=float(scored.score[i]),
+            p_value=None if scored.p_value is None else float(scored.p_value[i]),
+            abnormal=bool(scored.abnormal[i]),
+            label=", ".join(sorted(exam.findings or ())) or "No finding",
+            known=known(exam, fields),
+            flags=scored.flags[i],
+            film=png_uri(_grey(film)),
+            overlay=overlay,
+            reconstruction=normal,
+        )
+        pictures.append(picture)
+    return tuple(pictures)
+
+
 def _picture(
     scored: Scored,
     i: int,
@@ -149,11 +188,11 @@ def _picture(
         label=", ".join(sorted(exam.findings or ())) or "No finding",
         known=known(exam, fields),
         flags=scored.flags[i],
-        film=_png(_grey(film)),
-        overlay=None if heat is None else _png(_overlay(film, heat, top, lesion)),
+        film=png_uri(_grey(film)),
+        overlay=None if heat is None else png_uri(_overlay(film, heat, top, lesion)),
         reconstruction=None
         if normal_file is None
-        else _png(_grey(read_array(normal_file, films.size))),
+        else png_uri(_grey(read_array(normal_file, films.size))),
     )
 
 
@@ -200,7 +239,8 @@ def tinted(
     return np.asarray(film[..., None] * (1 - 0.7 * strength) + colour * 0.7 * strength)
 
 
-def _png(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:
+def png_uri(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:
+    """The picture as a PNG that a page can hold."""
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -209,4 +249,4 @@ def _png(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:
 def legend() -> str:
     """Gives the colour scale of the maps, from 0 on the left, as a picture 256 x 1."""
     colour = mpl.colormaps[COLOURS](np.linspace(0, 1, 256))[None, :, :3]
-    return _png(np.round(colour * 255).astype(np.uint8))
+    return png_uri(np.round(colour * 255).astype(np.uint8))

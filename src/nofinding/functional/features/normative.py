@@ -3,16 +3,28 @@
 Normative modelling (Marquand et al., Biological Psychiatry 80, 2016) by the simplest model that
 can: features and record of normal films are jointly Gaussian, so that what features are expected
 to be is linear in the record. Of a record with missing entries only the known ones condition; the
-others are marginalised, not filled in. A category is a column of its own for each value.
+others are marginalised, not filled in.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-__all__ = ["Normative", "expected", "explained", "fit_normative", "residual"]
+__all__ = [
+    "Normative",
+    "covariance_of_known",
+    "expected",
+    "explained",
+    "fit_normative",
+    "record_columns",
+    "residual",
+]
+
+RIDGE = 10.0  # films' worth of no relation
 
 
 class Normative(NamedTuple):
@@ -24,12 +36,48 @@ class Normative(NamedTuple):
     record: Float[Tensor, "f f"]  # covariance of the record, ridge included
 
 
+def record_columns(
+    record: Float[Tensor, "n f"], known: Bool[Tensor, "n f"], categories: Sequence[int]
+) -> tuple[Float[Tensor, "n c"], Bool[Tensor, "n c"]]:
+    """The record as columns that a covariance makes sense of, and which of them are known.
+
+    A number is itself; a category of k values is an indicator for each but the first.
+    `categories` counts the values of each field: 0 for a number.
+    """
+    columns, there = [], []
+    for i, count in enumerate(categories):
+        one = record[:, i : i + 1]
+        if count:
+            index = one[:, 0].long().clamp(0, count - 1)
+            one = F.one_hot(index, count)[:, 1:].to(record.dtype)
+        columns.append(one)
+        there.append(known[:, i : i + 1].expand(-1, one.shape[1]))
+    return torch.cat(columns, 1), torch.cat(there, 1)
+
+
+def covariance_of_known(
+    centred: Float64[Tensor, "n f"], known: Bool[Tensor, "n f"], ridge: float = RIDGE
+) -> Float64[Tensor, "f f"]:
+    """Covariance from the films on which each two entries are known, as a positive definite matrix.
+
+    `centred` is 0 where nothing is known. `ridge` films without any relation are added.
+    """
+    count = known.double().sum(0)
+    both = known.double().T @ known.double()
+    spread = centred.square().sum(0) / count.clamp_min(1)
+    covariance = centred.T @ centred / (both + ridge)
+    covariance = covariance + torch.diag(ridge / (count + ridge) * spread + 1e-6)
+    values, vectors = torch.linalg.eigh(covariance)  # pairs known on other films: may be no
+    fixed: Tensor = vectors * values.clamp_min(1e-6) @ vectors.T  # covariance; the nearest one
+    return fixed
+
+
 def fit_normative(
     x: Float[Tensor, "n d"],
     record: Float[Tensor, "n f"],
     known: Bool[Tensor, "n f"],
     *,
-    ridge: float = 10.0,
+    ridge: float = RIDGE,
 ) -> Normative:
     """Means and covariances from the films on which each entry, or each two entries, are known.
 
@@ -44,14 +92,8 @@ def fit_normative(
     # stand for that site.
     own = known.double().T @ x / count.clamp_min(1)[:, None]
     cross = (centred.T @ x - centred.sum(0)[:, None] * own) / (count + ridge)[:, None]
-    both = known.double().T @ known.double()
-    covariance = centred.T @ centred / (both + ridge)
-    spread = centred.square().sum(0) / count.clamp_min(1)
-    ridged = ridge / (count + ridge) * spread
-    covariance = covariance + torch.diag(ridged + 1e-6)
-    values_, vectors = torch.linalg.eigh(covariance)  # pairs known on other films: may be no
-    fixed = vectors * values_.clamp_min(1e-6) @ vectors.T  # covariance; the nearest that is one
-    return Normative(x.mean(0).float(), record_mean.float(), cross.float(), fixed.float())
+    covariance = covariance_of_known(centred, known, ridge)
+    return Normative(x.mean(0).float(), record_mean.float(), cross.float(), covariance.float())
 
 
 def expected(

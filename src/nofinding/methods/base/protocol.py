@@ -159,6 +159,16 @@ class Adaptable(Protocol):
         """The score that those components make together; (n,)."""
 
 
+@runtime_checkable
+class Decides(Protocol):
+    """A detector that settles something by its normal training films; most do not."""
+
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        """What was decided, the figures that decided it, and as `said` the same in a sentence: for
+        model.json and the card."""
+
+
 def dimensions_of(detector: Detector) -> int:
     """2 for a detector of films, 3 for one of volumes: option `dimensions`, where there is one."""
     return int(getattr(detector.config, "dimensions", 2))

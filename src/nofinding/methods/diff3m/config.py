@@ -150,9 +150,10 @@ def _sizes() -> dict[str, Diff3MConfig]:
     demo = replace(
         small,
         image_size=32,
+        width=24,
         multipliers=(1, 2, 4),
-        base_steps=900,
-        train=TrainConfig(steps=250, batch_size=32, lr=1.5e-3, warmup=50),
+        base_steps=300,
+        train=TrainConfig(steps=100, batch_size=16, lr=1.5e-3, warmup=30),
     )
     return {"tiny": tiny, "demo": demo, "small": small, "paper": paper}
 

@@ -126,7 +126,7 @@ class OfGaussians:
     gaussians: dict[str, Gaussian]
     scale: dict[str, Tensor]
 
-    def _see(self, image: Tensor) -> dict[str, Tensor]:
+    def _features(self, batch: Batch) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def _judged(self, calls: Mapping[str, Tensor], batch: Batch) -> Scores:
@@ -140,7 +140,7 @@ class OfGaussians:
 
     def features_of(self, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
         """The vectors that distances are taken of, and the other components as they are."""
-        features = self._see(batch.image)
+        features = self._features(batch)
         standard = self._judged(features, batch).components
         return {
             name: features[name]

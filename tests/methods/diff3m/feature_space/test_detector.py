@@ -41,6 +41,7 @@ QUIET = TrainingRun(progress=False, accelerator="cpu")
 BASE = Diff3MFConfig(
     focal="none",
     parts=PARTS,
+    conditioning="none",
     image_size=SIDE,
     channels=8,
     width=8,
@@ -355,7 +356,7 @@ def test_rules_and_fewer_steps(fitted: Diff3MF, others: Batch) -> None:
         "distances": POOLED,
         "evidence": ("evidence",),
     }
-    assert Diff3MF.RULES.keys() == names.keys() | {"all", "focal"}
+    assert Diff3MF.RULES.keys() == names.keys() | {"all", "focal", "record"}
     whole = fitted.score(others)
     for rule, parts in names.items():
         other = Diff3MF(with_rule(config, rule, 0), STATS)

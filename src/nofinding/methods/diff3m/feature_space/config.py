@@ -19,7 +19,7 @@ __all__ = [
     "Part",
 ]
 
-Part = Literal["repair", "texture", "context", "taught", "evidence", "pattern", "focal"]
+Part = Literal["repair", "texture", "context", "taught", "evidence", "pattern", "focal", "record"]
 PARTS: tuple[Part, ...] = (
     "repair",
     "texture",
@@ -28,9 +28,10 @@ PARTS: tuple[Part, ...] = (
     "evidence",
     "pattern",
     "focal",
+    "record",
 )
 OF_TAUGHT, OF_FOCAL = ("taught", "evidence"), ("pattern", "focal")
-SCORED: tuple[Part, ...] = ("taught", "evidence", "focal")
+SCORED: tuple[Part, ...] = ("taught", "evidence", "focal", "record")
 NO_FOCAL, SHIPPED = "none", "shipped"
 STEPS = 1000  # T, the number of noise levels in training
 
@@ -52,15 +53,17 @@ class Diff3MFConfig:
     mirror: bool = True
     """Average the features with those of the mirrored film."""
     parts: tuple[Part, ...] = SCORED
-    """What makes the score, of repair, texture, context, taught, evidence, pattern, focal. taught
-    and evidence need a taught backbone, and are left out with imagenet; pattern and focal need
-    the focal network. repair, the one part that reads the record, is fitted only if it is here."""
+    """What makes the score, of repair, texture, context, taught, evidence, pattern, focal, record.
+    taught and evidence need a taught backbone, and are left out with imagenet; pattern and focal
+    need the focal network; record is how little the record fits the film, and is left out where
+    `conditioning` is. repair is fitted only if it is here."""
     focal: str = "shipped"
     """The network that finds lesions: shipped, in the package; none; else the folder of your own
     fitted `focal` model."""
     combine: Combination = "fisher"
-    """How what the focal network finds is put together with the mean of all other parts: fisher,
-    tippett or harmonic, of their surprise among normal films; mean: as one more part of it."""
+    """How the mean of the parts that judge the whole film, what the focal network finds and the
+    part record are put together: fisher, tippett or harmonic, of their surprise among normal
+    films; mean: the mean of all parts."""
     most: Annotated[int, Range(20, 10**9)] = 1500
     """Films at most that features are kept of; of more, a random choice."""
     copied: Annotated[int, Range(0, 10**9)] = 400
@@ -72,7 +75,12 @@ class Diff3MFConfig:
     channels: int = 48
     """Whitened features of a cell that are repaired."""
     record: Literal["full", "demographics", "none"] = "full"
-    """What of the record conditions the repair: all fields; age, sex and view; or nothing."""
+    """What of the record is used: all fields; age, sex and view; or nothing."""
+    conditioning: Literal["auto", "normative", "none"] = "auto"
+    """Whether what is normal follows the record. normative: features are judged against those
+    expected of a normal film with that record, and the part record says how little the two fit.
+    auto: where that makes held-out normal training films likelier. none: the record conditions the
+    repair alone."""
     width: int = 48
     """Channels of the repairing network at the full grid."""
     multipliers: tuple[int, ...] = (1, 1)

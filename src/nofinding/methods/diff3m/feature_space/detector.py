@@ -6,7 +6,9 @@ features and a repair: the three parts of Diff3M (Kim et al., MICCAI 2025) on a 
 instead of pixels, noise prediction, masked generation behind two checkerboards and image-EHR
 cross-attention. What judges the whole film is averaged in units of its spread over normal films
 (the distances' over films that they were not fitted on) and combined with what is focal, as
-surprises among normal films. docs/diff3m-f.md tells more.
+surprises among normal films. Where the patient's record makes normal films likelier, features are
+judged against those expected of this patient, and how little film and record fit is a surprise of
+its own. docs/diff3m-f.md tells more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nofinding.data.batch import Films
@@ -37,6 +39,7 @@ from nofinding.methods.diff3m.feature_space.config import (
 )
 from nofinding.methods.diff3m.feature_space.films import features_of_films, folds
 from nofinding.methods.diff3m.feature_space.networks import FeatureNetworks
+from nofinding.methods.diff3m.feature_space.patient import PatientNorm
 from nofinding.methods.diff3m.feature_space.repair import FeatureRepair, size_of_repair
 from nofinding.methods.diff3m.feature_space.views import DISTANCES
 from nofinding.methods.frozen_features.adapting import OfGaussians
@@ -51,6 +54,8 @@ from nofinding.types import Batch, Scores, Supervision
 
 __all__ = ["Diff3MF", "Diff3MFConfig"]
 
+RECORD = "record"
+
 
 class Diff3MF(OfGaussians):
     """What judges the whole film, and what is focal; the more surprising, the higher."""
@@ -64,7 +69,8 @@ class Diff3MF(OfGaussians):
         ours=(
             "Distances from normal films and the evidence of a network taught by painted "
             "anomalies, combined by Fisher's method with the lesions that a second network finds; "
-            "on request Diff3M's networks on a grid of whitened features (docs/diff3m-f.md)."
+            "given the record where that makes held-out normal films likelier; on request "
+            "Diff3M's networks on a grid of whitened features (docs/diff3m-f.md)."
         ),
     )
     Config: ClassVar[type[Diff3MFConfig]] = Diff3MFConfig
@@ -91,6 +97,7 @@ class Diff3MF(OfGaussians):
         "distances": {"parts": DISTANCES},
         "evidence": {"parts": ("evidence",)},
         "focal": {"parts": ("focal",)},
+        "record": {"parts": ("record",)},
     }
 
     def __init__(self, config: Diff3MFConfig, stats: EhrStats) -> None:
@@ -100,33 +107,49 @@ class Diff3MF(OfGaussians):
         if not config.parts or not set(config.parts) <= set(PARTS):
             raise UserError(f"parts {config.parts}: give some of {', '.join(PARTS)}")
         self.net = nn.ModuleDict()
-        networks = self.networks = FeatureNetworks(config, self.net)
-        missing = (() if networks.taught else OF_TAUGHT) + (() if networks.focussed else OF_FOCAL)
-        self.parts = [p for p in config.parts if p not in missing]
-        if not self.parts:
-            raise UserError(
-                f"parts {config.parts}: need a taught backbone, this is {config.backbone}, or the "
-                f"focal network, this is {config.focal}"
-            )
+        self.networks = FeatureNetworks(config, self.net)
         names = [f.name for f in stats.fields]
         columns = list(range(len(names))) if config.record == "full" else []
         if config.record == "demographics":
             columns = [i for i, name in enumerate(names) if name in DEMOGRAPHICS]
         self.columns = [i for i in columns if stats.known[i]]
+        self.parts = self._available()
         self.repair = FeatureRepair(config, stats, self.columns, self.net)
+        self.patient = PatientNorm(self.columns, [len(f.categories) for f in stats.fields])
         self.fitted = False
         self.gaussians: dict[str, Gaussian] = {}
         self.scale: dict[str, Tensor] = {}
 
+    def _available(self) -> list[str]:
+        """The parts asked for, without those that need what is not there. Raises UserError where
+        none is left."""
+        c, networks = self.config, self.networks
+        missing = (() if networks.taught else OF_TAUGHT) + (() if networks.focussed else OF_FOCAL)
+        missing += () if self.columns and c.conditioning != "none" else (RECORD,)
+        parts = [part for part in c.parts if part not in missing]
+        if not parts:
+            raise UserError(
+                f"parts {c.parts}: need a taught backbone, this is {c.backbone}, the focal "
+                f"network, this is {c.focal}, or a record and conditioning, this is "
+                f"{c.conditioning}"
+            )
+        return parts
+
     @property
     def uses_ehr(self) -> bool:
         """Whether the record changes the score."""
-        return bool(self.columns) and "repair" in self.parts
+        given = self.patient.active if self.fitted else self.config.conditioning != "none"
+        return bool(self.columns) and (given or "repair" in self.parts)
 
     @property
     def fields_used(self) -> tuple[str, ...]:
-        """Record fields that the repair may attend to."""
+        """Record fields that may change the score."""
         return tuple(self.stats.fields[i].name for i in self.columns if self.uses_ehr)
+
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        """Whether the score follows the record, and what decided it."""
+        return self.patient.decided(self.config.conditioning)
 
     @property
     def image_size(self) -> int:
@@ -159,7 +182,18 @@ class Diff3MF(OfGaussians):
             part.prepared.clear()
 
     def _see(self, image: Tensor) -> dict[str, Tensor]:
-        return self.networks.see(image)
+        features = self.networks.see(image)
+        if self.networks.taught:
+            features["evidence"] = _evidence(features)
+        return features
+
+    def _features(self, batch: Batch) -> dict[str, Tensor]:
+        """What the networks say, given the record where it counts, and the misfit of the two."""
+        features = self._see(batch.image)
+        if not self.patient.active:
+            return features
+        misfit = self.patient.misfit(features, batch)
+        return {**self.patient.given(features, batch), RECORD: misfit}
 
     def fit(self, normal: Films, *, seed: int = 0, job: TrainingRun | None = None) -> Self:
         """Learns normal features in a few minutes. Raises UserError for fewer than 20 films."""
@@ -179,12 +213,16 @@ class Diff3MF(OfGaussians):
             raw["repair"], self.scale["cells"] = self.repair.fit(
                 normal, indices, features["maps"], moved.get("maps"), seed=seed, job=job
             )
+        self.gaussians, self.parts = {}, self._available()
+        features, misfit = self._fit_patient(features, moved, normal, indices, fold)
+        if misfit is not None:
+            raw[RECORD] = misfit
         for name in DISTANCES:
             if name in features:
                 self.gaussians[name] = fit_gaussian(features[name], moved.get(name))
                 raw[name] = out_of_fold(features[name], moved.get(name), fold).log()
         if self.networks.taught:
-            raw["evidence"] = _evidence(features)
+            raw["evidence"] = features["evidence"]
             self.scale["where.mean"] = features["where"].mean(0)
             self.scale["where.spread"] = features["where"].std(0).clamp_min(0.3)
         if self.networks.focussed:
@@ -194,20 +232,40 @@ class Diff3MF(OfGaussians):
             self.scale[f"{name}.mean"] = values.mean()
             self.scale[f"{name}.spread"] = values.std().clamp_min(1e-6)
         parts = {k: self._standard(k, v) for k, v in raw.items()}
-        if self.networks.focussed:
-            general = _general(parts, self.parts)
-            if general is not None:
-                self.scale["general.quantiles"] = quantiles(general)
-            self.scale["focal.quantiles"] = quantiles(parts["focal"])
+        kinds = _kinds(parts, self.parts)
+        if len(kinds) > 1:
+            self.scale |= {f"{kind}.quantiles": quantiles(x) for kind, x in kinds.items()}
         self.fitted = True
         return self
+
+    def _fit_patient(
+        self,
+        features: dict[str, Tensor],
+        moved: Mapping[str, Tensor],
+        normal: Films,
+        indices: Sequence[int],
+        fold: Int64[Tensor, " n"],
+    ) -> tuple[dict[str, Tensor], Float[Tensor, " n"] | None]:
+        """Features given the record, and its misfit, of films that were held out; the features as
+        they are, and None, where the record is not known, not asked for or of no use."""
+        how = self.config.conditioning
+        given, misfit = features, None
+        if self.columns and how != "none":
+            ehr, known = normal.ehr_rows(indices)
+            given, misfit = self.patient.fit(
+                features, moved, ehr, known, fold, always=how == "normative"
+            )
+        if misfit is None and RECORD in self.parts:
+            self.parts.remove(RECORD)
+            self._require_parts("the record makes no held-out film likelier")
+        return given, misfit
 
     @torch.no_grad()
     def score(self, batch: Batch, *, seed: int = 0) -> Scores:
         """The parts, each in standard deviations of normal films, as one; a map; attention."""
         if not self.fitted:
             raise UserError("diff3m-f: not fitted yet; fit it, or load a model")
-        return self._judged(self._see(batch.image), batch)
+        return self._judged(self._features(batch), batch)
 
     def _judged(self, calls: Mapping[str, Tensor], batch: Batch) -> Scores:
         raw: dict[str, Tensor] = {}
@@ -221,15 +279,17 @@ class Diff3MF(OfGaussians):
             if name in self.parts:
                 raw[name] = distance(calls[name], of).log()
         if "evidence" in self.parts:
-            raw["evidence"] = _evidence(calls)
+            raw["evidence"] = calls["evidence"]
         if "focal" in self.parts:
             raw["focal"] = lesion_evidence(calls["highest"], self.scale)
+        if RECORD in self.parts:
+            raw[RECORD] = calls[RECORD]
         if self.networks.taught:
             above = calls["where"][:, 0] - self.scale["where.mean"][0]
             shown.append(above / self.scale["where.spread"][0])
         parts = {k: self._standard(k, v) for k, v in raw.items()}
         score = self._as_one(parts)
-        for i in self.columns if self.uses_ehr else ():
+        for i in self.columns if "repair" in self.parts else ():
             parts[f"attention.{self.stats.fields[i].name}"] = weights[:, i]
         places = self._cells(shown, calls)
         if places is None:
@@ -249,15 +309,13 @@ class Diff3MF(OfGaussians):
         return (around + fine) / 2
 
     def _as_one(self, parts: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
-        """The score: the mean of the general parts and what is focal, combined as asked."""
-        general, how = _general(parts, self.parts), self.config.combine
-        if "focal" not in self.parts or general is None or how == "mean":
+        """The score: the mean of the general parts, what is focal and the record's misfit,
+        combined as asked."""
+        kinds, how = _kinds(parts, self.parts), self.config.combine
+        if len(kinds) < 2 or how == "mean":
             return torch.stack([parts[name] for name in self.parts]).mean(0)
-        both = [
-            surprise(general, self.scale["general.quantiles"]),
-            surprise(parts["focal"], self.scale["focal.quantiles"]),
-        ]
-        return combined(torch.stack(both), how)
+        surprises = [surprise(x, self.scale[f"{kind}.quantiles"]) for kind, x in kinds.items()]
+        return combined(torch.stack(surprises), how)
 
     def _standard(self, name: str, values: Tensor) -> Tensor:
         return (values - self.scale[f"{name}.mean"]) / self.scale[f"{name}.spread"]
@@ -267,11 +325,15 @@ class Diff3MF(OfGaussians):
         one is in it."""
         if not self.fitted:
             return {}
-        out = self.repair.state()
+        out = self.repair.state() | self.patient.state()
         for name, of in self.gaussians.items():
             out |= {f"gaussian.{name}.{k}": v for k, v in of._asdict().items()}
         out |= {f"scale.{k}": v for k, v in self.scale.items()}
         return out | self.networks.state()
+
+    def _require_parts(self, why: str) -> None:
+        if not self.parts:
+            raise UserError(f"diff3m-f: {why}")
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes what `state` gave. Raises UserError where the shipped backbone is another now."""
@@ -279,14 +341,13 @@ class Diff3MF(OfGaussians):
         if not state:
             return
         under = _by_prefix(state)
-        if "repair" in self.parts and "repair" not in under:
-            self.parts.remove("repair")  # the model was fitted without
-            if not self.parts:
-                raise UserError(
-                    "diff3m-f: this model holds no repair; fit one with --preset with-repair"
-                )
+        there = {"repair": "repair" in under, RECORD: "slope" in under.get(RECORD, {})}
+        for name in [name for name in self.parts if not there.get(name, True)]:
+            self.parts.remove(name)  # the model was fitted without
+        self._require_parts("this model holds no repair; fit one with --preset with-repair")
         self.networks.load_state(state, under)
         self.repair.load_state(under)
+        self.patient.load_state(under)
         self.gaussians = {
             name: Gaussian(under["gaussian"][f"{name}.mean"], under["gaussian"][f"{name}.whiten"])
             for name in DISTANCES
@@ -295,14 +356,12 @@ class Diff3MF(OfGaussians):
         self.scale = under["scale"]
 
 
-def _general(parts: Mapping[str, Tensor], among: Sequence[str]) -> Tensor | None:
-    """The mean of the parts that judge the film as a whole; None where there are none."""
-    whole = [parts[name] for name in among if name in parts and name != "focal"]
-    return torch.stack(whole).mean(0) if whole else None
-
-
-def _size(cells: Float[Tensor, "b n n"]) -> Float[Tensor, " b"]:
-    return cells.mean(dim=(1, 2)).clamp_min(1e-12).log()
+def _kinds(parts: Mapping[str, Tensor], among: Sequence[str]) -> dict[str, Tensor]:
+    """What is combined: the mean of the parts that judge the film as a whole, and each other."""
+    alone = ("focal", RECORD)
+    whole = [parts[name] for name in among if name in parts and name not in alone]
+    kinds = {"general": torch.stack(whole).mean(0)} if whole else {}
+    return kinds | {name: parts[name] for name in alone if name in among and name in parts}
 
 
 def _evidence(features: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
