@@ -61,7 +61,8 @@ def plain_loop(net: nn.Module, films: Any, config: TrainConfig, seed: int) -> li
     averaged: list[Tensor] = []
     history = []
     for step in range(config.steps):
-        optimizer.param_groups[0]["lr"] = config.lr * min(1, (step + 1) / config.warmup)
+        fall = (config.steps - step) / (config.anneal + 1) if config.anneal else 1
+        optimizer.param_groups[0]["lr"] = config.lr * min(1, (step + 1) / config.warmup, fall)
         places = range(step * config.batch_size, (step + 1) * config.batch_size)
         selection = []
         for place in places:
@@ -85,15 +86,27 @@ def plain_loop(net: nn.Module, films: Any, config: TrainConfig, seed: int) -> li
     return history
 
 
-@pytest.mark.parametrize(("ema", "clip"), [(0.9999, 0.05), (0.2, 1.0)])
-def test_is_a_plain_loop(ema: float, clip: float) -> None:
-    config = {"steps": 9, "ema": ema, "clip": clip, "weight_decay": 0.1}
+@pytest.mark.parametrize(
+    ("ema", "clip", "anneal"), [(0.9999, 0.05, 0), (0.2, 1.0, 0), (0.2, 1.0, 4)]
+)
+def test_is_a_plain_loop(ema: float, clip: float, anneal: int) -> None:
+    config = {"steps": 9, "ema": ema, "clip": clip, "anneal": anneal, "weight_decay": 0.1}
     net, expected = worker.TinyNet(0.0), worker.TinyNet(0.0)
     _, done = go(net=net, **config)
     history = plain_loop(expected, worker.TinyFilms(), worker.config_of(**config), seed=1)
     torch.testing.assert_close(torch.tensor(done.history), torch.tensor(history))
     for weight, other in zip(net.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-6)
+
+
+def test_learning_rate_falls_at_the_end_alone(tmp_path: Path) -> None:
+    """The rates are written down from the documents: level at 0.01, then 4/5 to 1/5 of it."""
+    job = TrainingRun(folder=tmp_path, progress=False)
+    go(job, steps=9, warmup=1, lr=1e-2, anneal=4, log_every=1)
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    at = rows[0].split(",").index("lr")
+    rates = [float(row.split(",")[at]) for row in rows[1:]]
+    assert rates == pytest.approx([1e-2] * 5 + [8e-3, 6e-3, 4e-3, 2e-3])
 
 
 def test_leaves_the_net_ready_to_score() -> None:

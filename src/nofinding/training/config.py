@@ -37,6 +37,9 @@ class TrainConfig:
     """Decoupled weight decay of AdamW (Loshchilov and Hutter 2019)."""
     warmup: Annotated[int, Range(0)] = 100
     """Updates over which the learning rate rises linearly."""
+    anneal: Annotated[int, Range(0)] = 0
+    """Updates at the end over which the learning rate falls linearly to nothing; 0: it stays. Until
+    then a run does not depend on its length (Hu et al. 2024, warmup-stable-decay)."""
     ema: Annotated[float, Range(0, below=1)] = 0.9999
     """Decay of the averaged weights, the ones that are kept. Update n uses min(ema, (1+n)/(10+n)),
     so that a short run is not held back by its first weights."""

@@ -129,8 +129,11 @@ class _Run:
 
     @property
     def lr(self) -> float:
-        """Of the step to come: a linear rise over the warm-up, then level."""
-        return self.config.lr * min(1.0, (self.state.step + 1) / max(1, self.config.warmup))
+        """Of the step to come: a linear rise over the warm-up, then level, then a linear fall."""
+        c, step = self.config, self.state.step
+        rise = (step + 1) / max(1, c.warmup)
+        fall = (c.steps - step) / (c.anneal + 1) if c.anneal else 1.0
+        return c.lr * min(1.0, rise, fall)
 
     def step(self, caught: set[int]) -> dict[str, float]:
         """One update; gives the parts of the loss, over the films of all processes.

@@ -23,6 +23,7 @@ from nofinding.functional.image.lookalikes import paint_lookalikes, reprocessed
 from nofinding.functional.synthetic.acquisition import exposure, labels, place, placement
 from nofinding.methods.base.lung_network import load_lungs
 from nofinding.methods.base.protocol import Notes, WithoutRecord
+from nofinding.methods.base.taught_weights import IMAGENET, focal_weights
 from nofinding.nets.focal import FAMILIES, LUNGS, Focal, FocalNet, LungNet
 from nofinding.ranges import Checked, Names, Range
 from nofinding.runtime import device_of
@@ -39,6 +40,9 @@ MASKED = 0.45  # share of black from which on a film shows the lungs alone
 class FocalConfig(Checked):
     """The network, what is painted, and for how long it is trained."""
 
+    begin: str = "imagenet"
+    """What training begins with: imagenet, early blocks from photographs and all else at random;
+    shipped, the network in the package; else the folder of a fitted `focal` model."""
     image_size: Annotated[int, Range(64, multiple=32)] = 224
     """Side of the film, in pixels: a multiple of 32."""
     widths: Annotated[tuple[int, ...], Range(1, count=4)] = (24, 48, 96, 160)
@@ -102,6 +106,16 @@ class FocalLesions(WithoutRecord):
             torch.manual_seed(seed)
             return FocalNet(self.config.widths)
 
+    def first_net(self, seed: int) -> FocalNet:
+        """What training begins with. Raises UserError where `begin` names no network that fits."""
+        net, begin = self.new_net(seed), self.config.begin
+        if begin != IMAGENET:
+            try:
+                net.load_learnt(focal_weights(begin)[0])
+            except RuntimeError as error:
+                raise UserError(f"begin {begin}: holds a network of other widths") from error
+        return net
+
     @property
     def network_calls(self) -> int:
         """One, and one of the mirrored film."""
@@ -145,7 +159,7 @@ class FocalLesions(WithoutRecord):
 
     def fit(self, normal: Films, *, seed: int = 0, job: TrainingRun | None = None) -> Self:
         """Trains the network. Raises UserError where the training loop does."""
-        self.net = self.new_net(seed).to(device_of(self.net))
+        self.net = self.first_net(seed).to(device_of(self.net))
         self.lungs = load_lungs()
         train(self.net, self.loss, normal, self.config.train, seed=seed, job=job or TrainingRun())
         self.fitted = True

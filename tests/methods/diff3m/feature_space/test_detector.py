@@ -17,6 +17,7 @@ from nofinding.functional.features.gaussian import distance, fit_gaussian, out_o
 from nofinding.functional.features.whiten import whitened
 from nofinding.functional.noise import generators
 from nofinding.functional.synthetic.acquisition import exposure, place, placement
+from nofinding.methods.base import taught_weights
 from nofinding.methods.diff3m.detection import detect_as_paper, encode_as_paper
 from nofinding.methods.diff3m.feature_space import detector as detector_module
 from nofinding.methods.diff3m.feature_space import views
@@ -433,7 +434,7 @@ def test_a_shipped_backbone_is_named_by_its_hash(
     (tmp_path / "weights").mkdir()
     file = tmp_path / "weights" / "chest.safetensors"
     save_file(learnt, file)
-    _, sha = views.chest_weights("chest")
+    _, sha = taught_weights.chest_weights("chest")
     state = {k: v for k, v in fitted.state().items() if not k.startswith("eyes.")}
     state["chest"] = torch.tensor(list(bytes.fromhex(sha)), dtype=torch.uint8)
     detector.load_state(state)

@@ -18,6 +18,7 @@ from nofinding.errors import UserError
 from nofinding.functional.features.gaussian import distance
 from nofinding.functional.image.combining import combined, quantiles, surprise
 from nofinding.functional.image.equalise import equalise
+from nofinding.methods.base import taught_weights
 from nofinding.methods.diff3m.feature_space import repair, views
 from nofinding.methods.diff3m.feature_space.config import PARTS, Diff3MFConfig
 from nofinding.methods.diff3m.feature_space.detector import Diff3MF
@@ -201,7 +202,7 @@ def test_a_shipped_network_is_named_by_its_hash_another_is_in_the_model(
     shipped = tmp_path / "weights" / "focal.safetensors"
     shipped.write_bytes((Path(folder) / "model.safetensors").read_bytes())
     monkeypatch.setattr(views.resources, "files", lambda _: tmp_path)
-    _, sha = views.focal_weights("shipped")
+    _, sha = taught_weights.focal_weights("shipped")
     state = {k: v for k, v in fitted.state().items() if not k.startswith("focal.")}
     state["lesions"] = torch.tensor(list(bytes.fromhex(sha)), dtype=torch.uint8)
     detector.load_state(state)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from nofinding.errors import UserError
 from nofinding.functional.image.equalise import equalise
 from nofinding.functional.noise import generators, uniform
+from nofinding.methods.base.taught_weights import chest_weights
 from nofinding.methods.diff3m.feature_space import views
-from nofinding.methods.diff3m.feature_space.views import Views, chest_weights, see
+from nofinding.methods.diff3m.feature_space.views import Views, see
 from nofinding.nets.chest import ChestNet
 from nofinding.runtime import Runtime
 from nofinding.storage import checkpoint

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from nofinding.errors import UserError
+from nofinding.methods.base.taught_weights import IMAGENET, chest_weights, focal_weights
 from nofinding.methods.diff3m.feature_space.config import NO_FOCAL, SHIPPED, Diff3MFConfig
 from nofinding.methods.diff3m.feature_space.views import (
-    IMAGENET,
     Views,
-    chest_weights,
-    focal_weights,
     see,
 )
 from nofinding.methods.frozen_features.lesion_evidence import condensed
