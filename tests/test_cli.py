@@ -128,6 +128,26 @@ def test_an_option_s_value_is_no_method() -> None:
     assert completed("fit", ["--resume", "ae", "--films", "a:b"])[0] == "ae"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--films", "a:1", "b:2", "--out", "model"],
+        ["--films", "a:1", "--films", "b:2", "--out", "model"],
+        ["--films=a:1", "--out", "model", "--films=b:2"],
+        ["--films", "a:1", "--out", "model", "--films", "b:2"],
+    ],
+)
+def test_an_option_of_several_words_is_never_overwritten(line: list[str]) -> None:
+    """Given once for each source, as in other programs: none is left out without a word."""
+    assert parser_of("fit", "ae").parse_args(["ae", *line]).films == ["a:1", "b:2"]
+
+
+def test_words_after_a_repeated_option_stay_its_own() -> None:
+    words = ["f.png", "--films", "a:1", "--seed", "3", "--films", "b:2", "--out", "o"]
+    parsed = parser_of("score").parse_args(words)
+    assert (parsed.files, parsed.films, parsed.seed) == (["f.png"], ["a:1", "b:2"], 3)
+
+
 def test_a_flag_turns_on_and_off() -> None:
     parser = parser_of("score")
     for words, maps in (([], True), (["--maps"], True), (["--no-maps"], False)):

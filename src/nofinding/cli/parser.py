@@ -81,7 +81,7 @@ class Parser(ArgumentParser):
         self, args: Sequence[str] = (), *rest: Any, **more: Any
     ) -> Namespace:
         """What was given, by field. Raises UserError."""
-        return super().parse_args(self._plain(args), *rest, **more)
+        return super().parse_args(self._as_one(self._plain(args)), *rest, **more)
 
     def validate(self, namespace: Namespace, *rest: Any, **more: Any) -> None:
         """Raises UserError where a value is not allowed, or one is missing."""
@@ -124,6 +124,32 @@ class Parser(ArgumentParser):
                 argument = f"{on}={'false' if name == off else 'true'}"
             plain.append(argument)
         return plain
+
+
+    def _as_one(self, plain: Sequence[str]) -> list[str]:
+        """The same, each option that takes several words once: `--films A --films B` is both, and
+        not the last alone."""
+        current: list[str] = []
+        groups, several = [current], dict[str, list[str]]()
+        for place, word in enumerate(plain):
+            if word == "--":
+                groups.append(list(plain[place:]))
+                break
+            name, equals, value = word.partition("=")
+            action = self._option_string_actions.get(name) if name.startswith("--") else None
+            if action is None:
+                current.append(word)
+                continue
+            if action.nargs != "+":
+                current = [word]
+                groups.append(current)
+                continue
+            if name not in several:
+                several[name] = [name]
+                groups.append(several[name])
+            current = several[name]
+            current += [value] * bool(equals)
+        return [word for group in groups for word in group]
 
 
 def _is_flag(action: Action) -> bool:
