@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from nofinding.data.batch import Films
@@ -154,6 +156,24 @@ def test_fitting_lowers_the_loss_and_the_score_is_the_highest_place(films: Films
 def test_bad_settings_are_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         FocalLesions(replace(FocalConfig(), **changes), STATS)  # type: ignore[arg-type]
+
+
+def test_training_begins_with_the_network_that_is_named(films: Films, tmp_path: Path) -> None:
+    """A step of next to no length from a fitted model leaves what it was; another begins anew."""
+    first = FocalLesions(TINY, STATS)
+    with torch.no_grad():
+        for weight in first.net.learnt().values():
+            weight += 0.25 if weight.is_floating_point() else 0
+    save_file(first.net.learnt(), tmp_path / "model.safetensors")
+    train = TrainConfig(steps=1, batch_size=2, lr=1e-12, ema=0.0)
+    for begin, same in ((str(tmp_path), True), ("imagenet", False)):
+        other = FocalLesions(replace(TINY, begin=begin, train=train), STATS)
+        other.fit(films, job=TrainingRun(progress=False))
+        name = "unet.out.weight"
+        assert torch.allclose(other.net.state_dict()[name], first.net.state_dict()[name]) == same
+    for begin, said in (("nowhere", "give shipped"), ("shipped", "other widths")):
+        with pytest.raises(UserError, match=said):
+            FocalLesions(replace(TINY, begin=begin, train=train), STATS).fit(films)
 
 
 def test_unfitted_it_says_so(films: Films) -> None:

@@ -125,7 +125,6 @@ class Parser(ArgumentParser):
             plain.append(argument)
         return plain
 
-
     def _as_one(self, plain: Sequence[str]) -> list[str]:
         """The same, each option that takes several words once: `--films A --films B` is both, and
         not the last alone."""

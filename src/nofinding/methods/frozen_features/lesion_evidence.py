@@ -9,12 +9,13 @@ from torch import Tensor
 
 from nofinding.nets.focal import FAMILIES
 
-__all__ = ["above_normal", "condensed", "lesion_evidence", "normal_lesions"]
+__all__ = ["NODULE", "above_normal", "condensed", "lesion_evidence", "normal_lesions"]
 
 POOL = 4  # places along a side that are judged as one: 8 pixels of the film
 MOST = (20, 120)  # highest places that stand for the nodules, and for each other family: 1 cm; 1 %
 HARMLESS = ("device",)  # told apart so that it is not taken for a nodule; it is no disease
 DISEASES = {i: name for i, name in enumerate(FAMILIES) if name not in HARMLESS}
+NODULE = list(DISEASES.values()).index("nodule")  # its place among the families
 LEAST = 0.5  # of a spread, which may be next to nothing where normal films never show anything
 
 
@@ -23,7 +24,7 @@ def condensed(lesions: Float[Tensor, "b f i j"]) -> tuple[Tensor, Tensor]:
     mean of its highest places anywhere (b, g). Devices and the lung field are none."""
     families = lesions[:, list(DISEASES)].float()
     places = families[0, 0].numel()
-    counts = [min(MOST[name != "nodule"], places) for name in DISEASES.values()]
+    counts = [min(MOST[i != NODULE], places) for i in range(len(DISEASES))]
     highest = families.flatten(2).topk(max(counts), dim=2).values
     means = [highest[:, i, :count].mean(1) for i, count in enumerate(counts)]
     return F.max_pool2d(families, POOL), torch.stack(means, dim=1)

@@ -20,7 +20,6 @@ from nofinding.functional.synthetic.acquisition import exposure, place, placemen
 from nofinding.methods.base import taught_weights
 from nofinding.methods.diff3m.detection import detect_as_paper, encode_as_paper
 from nofinding.methods.diff3m.feature_space import detector as detector_module
-from nofinding.methods.diff3m.feature_space import views
 from nofinding.methods.diff3m.feature_space.config import PARTS, Diff3MFConfig
 from nofinding.methods.diff3m.feature_space.detector import Diff3MF
 from nofinding.methods.diff3m.feature_space.films import (
@@ -426,9 +425,11 @@ def test_a_shipped_backbone_is_named_by_its_hash(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    files = views.resources.files  # ImageNet's weights lie in another package
+    files = taught_weights.resources.files  # ImageNet's weights lie in another package
     monkeypatch.setattr(
-        views.resources, "files", lambda name: tmp_path if name == "nofinding" else files(name)
+        taught_weights.resources,
+        "files",
+        lambda name: tmp_path if name == "nofinding" else files(name),
     )
     detector = Diff3MF(replace(BASE, backbone="chest"), STATS)
     (tmp_path / "weights").mkdir()

@@ -19,7 +19,7 @@ from nofinding.functional.features.gaussian import distance
 from nofinding.functional.image.combining import combined, quantiles, surprise
 from nofinding.functional.image.equalise import equalise
 from nofinding.methods.base import taught_weights
-from nofinding.methods.diff3m.feature_space import repair, views
+from nofinding.methods.diff3m.feature_space import repair
 from nofinding.methods.diff3m.feature_space.config import PARTS, Diff3MFConfig
 from nofinding.methods.diff3m.feature_space.detector import Diff3MF
 from nofinding.methods.frozen_features.lesion_evidence import (
@@ -134,6 +134,8 @@ def test_what_is_focal_by_hand(fitted: Diff3MF, others: Batch) -> None:
     raw = (standard / fitted.scale["highest.spread"]).exp().sum(1).log()
     expected = (raw - fitted.scale["focal.mean"]) / fitted.scale["focal.spread"]
     torch.testing.assert_close(scores.components["focal"], expected, rtol=1e-3, atol=1e-3)
+    expected = (means[0] - fitted.scale["nodule.mean"]) / fitted.scale["nodule.spread"]
+    torch.testing.assert_close(scores.components["nodule"], expected, rtol=1e-3, atol=1e-3)
     far = distance(pattern, fitted.gaussians["pattern"]).log()
     expected = (far - fitted.scale["pattern.mean"]) / fitted.scale["pattern.spread"]
     torch.testing.assert_close(scores.components["pattern"], expected, rtol=1e-3, atol=1e-3)
@@ -148,12 +150,13 @@ def test_the_score_combines_surprises_of_the_whole_film_and_of_what_is_focal(
         [
             surprise(whole, fitted.scale["general.quantiles"]),
             surprise(parts["focal"], fitted.scale["focal.quantiles"]),
+            surprise(parts["nodule"], fitted.scale["nodule.quantiles"]),
         ]
     )
     for how in ("fisher", "tippett", "harmonic"):
         score = like(fitted, combine=how).score(others).score
         torch.testing.assert_close(score, combined(both, how))  # type: ignore[arg-type]
-    names = ("repair", "texture", "context", "pattern", "focal")
+    names = ("repair", "texture", "context", "pattern", "focal", "nodule")
     mean = torch.stack([parts[k] for k in names]).mean(0)
     torch.testing.assert_close(like(fitted, combine="mean").score(others).score, mean)
 
@@ -201,7 +204,7 @@ def test_a_shipped_network_is_named_by_its_hash_another_is_in_the_model(
     (tmp_path / "weights").mkdir()
     shipped = tmp_path / "weights" / "focal.safetensors"
     shipped.write_bytes((Path(folder) / "model.safetensors").read_bytes())
-    monkeypatch.setattr(views.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(taught_weights.resources, "files", lambda _: tmp_path)
     _, sha = taught_weights.focal_weights("shipped")
     state = {k: v for k, v in fitted.state().items() if not k.startswith("focal.")}
     state["lesions"] = torch.tensor(list(bytes.fromhex(sha)), dtype=torch.uint8)
@@ -233,13 +236,16 @@ def test_without_repair_none_is_trained_and_the_record_is_not_read(
     monkeypatch.setattr(repair, "train", never)
     config = Diff3MFConfig(image_size=SIDE, backbone="imagenet", focal=folder)
     detector = Diff3MF(config, STATS).fit(films, seed=3, job=QUIET)
-    assert detector.parts == ["focal"] and not detector.uses_ehr
+    assert detector.parts == ["focal", "nodule"] and not detector.uses_ehr
     assert not any(k.startswith(("repair", "whitening")) for k in detector.state())
     other = like(detector, parts=PARTS)
-    assert other.parts == ["texture", "context", "pattern", "focal"]
+    assert other.parts == ["texture", "context", "pattern", "focal", "nodule"]
     torch.testing.assert_close(
         like(detector).score(others).score, detector.score(others).score, rtol=0, atol=0
     )
+    before = {k: v for k, v in detector.state().items() if not k.startswith("scale.nodule")}
+    other.load_state(before)  # a model that was fitted when nodules were no part of their own
+    assert other.parts == ["texture", "context", "pattern", "focal"]
     with pytest.raises(UserError, match="holds no repair"):
         like(detector, parts=("repair",))
 

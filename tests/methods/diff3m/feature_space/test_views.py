@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from nofinding.errors import UserError
 from nofinding.functional.image.equalise import equalise
 from nofinding.functional.noise import generators, uniform
+from nofinding.methods.base import taught_weights
 from nofinding.methods.base.taught_weights import chest_weights
-from nofinding.methods.diff3m.feature_space import views
 from nofinding.methods.diff3m.feature_space.views import Views, see
 from nofinding.nets.chest import ChestNet
 from nofinding.runtime import Runtime
@@ -113,7 +113,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_shipped_weights_are_read_in_32_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(taught_weights.resources, "files", lambda package: tmp_path)
     with pytest.raises(UserError, match=r"lacks weights/chest\.safetensors"):
         chest_weights("chest")
     data = save({"a": torch.tensor([0.5, 3.0], dtype=torch.bfloat16)})

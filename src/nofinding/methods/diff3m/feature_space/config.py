@@ -19,7 +19,9 @@ __all__ = [
     "Part",
 ]
 
-Part = Literal["repair", "texture", "context", "taught", "evidence", "pattern", "focal", "record"]
+Part = Literal[
+    "repair", "texture", "context", "taught", "evidence", "pattern", "focal", "nodule", "record"
+]
 PARTS: tuple[Part, ...] = (
     "repair",
     "texture",
@@ -28,10 +30,11 @@ PARTS: tuple[Part, ...] = (
     "evidence",
     "pattern",
     "focal",
+    "nodule",
     "record",
 )
-OF_TAUGHT, OF_FOCAL = ("taught", "evidence"), ("pattern", "focal")
-SCORED: tuple[Part, ...] = ("taught", "evidence", "focal", "record")
+OF_TAUGHT, OF_FOCAL = ("taught", "evidence"), ("pattern", "focal", "nodule")
+SCORED: tuple[Part, ...] = ("taught", "evidence", "focal", "nodule", "record")
 NO_FOCAL, SHIPPED = "none", "shipped"
 STEPS = 1000  # T, the number of noise levels in training
 
@@ -53,10 +56,11 @@ class Diff3MFConfig:
     mirror: bool = True
     """Average the features with those of the mirrored film."""
     parts: tuple[Part, ...] = SCORED
-    """What makes the score, of repair, texture, context, taught, evidence, pattern, focal, record.
-    taught and evidence need a taught backbone, and are left out with imagenet; pattern and focal
-    need the focal network; record is how little the record fits the film, and is left out where
-    `conditioning` is. repair is fitted only if it is here."""
+    """What makes the score, of repair, texture, context, taught, evidence, pattern, focal, nodule,
+    record. taught and evidence need a taught backbone, and are left out with imagenet; pattern,
+    focal and nodule need the focal network: focal is the family of lesions that stands out most,
+    nodule the nodules alone, which that choice drowns; record is how little the record fits the
+    film, and is left out where `conditioning` is. repair is fitted only if it is here."""
     focal: str = "shipped"
     """The network that finds lesions: shipped, in the package; none; else the folder of your own
     fitted `focal` model."""

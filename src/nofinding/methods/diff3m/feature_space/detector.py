@@ -44,6 +44,7 @@ from nofinding.methods.diff3m.feature_space.repair import FeatureRepair, size_of
 from nofinding.methods.diff3m.feature_space.views import DISTANCES
 from nofinding.methods.frozen_features.adapting import OfGaussians
 from nofinding.methods.frozen_features.lesion_evidence import (
+    NODULE,
     above_normal,
     lesion_evidence,
     normal_lesions,
@@ -228,6 +229,7 @@ class Diff3MF(OfGaussians):
         if self.networks.focussed:
             self.scale |= normal_lesions(features["places"], features["highest"])
             raw["focal"] = lesion_evidence(features["highest"], self.scale)
+            raw["nodule"] = features["highest"][:, NODULE]
         for name, values in raw.items():
             self.scale[f"{name}.mean"] = values.mean()
             self.scale[f"{name}.spread"] = values.std().clamp_min(1e-6)
@@ -282,6 +284,8 @@ class Diff3MF(OfGaussians):
             raw["evidence"] = calls["evidence"]
         if "focal" in self.parts:
             raw["focal"] = lesion_evidence(calls["highest"], self.scale)
+        if "nodule" in self.parts:
+            raw["nodule"] = calls["highest"][:, NODULE]
         if RECORD in self.parts:
             raw[RECORD] = calls[RECORD]
         if self.networks.taught:
@@ -341,7 +345,11 @@ class Diff3MF(OfGaussians):
         if not state:
             return
         under = _by_prefix(state)
-        there = {"repair": "repair" in under, RECORD: "slope" in under.get(RECORD, {})}
+        there = {
+            "repair": "repair" in under,
+            "nodule": "nodule.mean" in under["scale"],
+            RECORD: "slope" in under.get(RECORD, {}),
+        }
         for name in [name for name in self.parts if not there.get(name, True)]:
             self.parts.remove(name)  # the model was fitted without
         self._require_parts("this model holds no repair; fit one with --preset with-repair")
@@ -358,7 +366,7 @@ class Diff3MF(OfGaussians):
 
 def _kinds(parts: Mapping[str, Tensor], among: Sequence[str]) -> dict[str, Tensor]:
     """What is combined: the mean of the parts that judge the film as a whole, and each other."""
-    alone = ("focal", RECORD)
+    alone = ("focal", "nodule", RECORD)
     whole = [parts[name] for name in among if name in parts and name not in alone]
     kinds = {"general": torch.stack(whole).mean(0)} if whole else {}
     return kinds | {name: parts[name] for name in alone if name in among and name in parts}
