@@ -13,14 +13,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from nofinding.errors import UserError
+from nofinding.evaluation.flags import REFUSED, TRAINED_ON
 from nofinding.evaluation.statistics.conformal import hashed
 from nofinding.evaluation.statistics.intervals import patient_index
 from nofinding.types import Exam
 
-__all__ = ["REFUSED", "TRAINED_ON", "Scored", "read_scores"]
+__all__ = ["Scored", "read_scores"]
 
-TRAINED_ON = "film: the model was trained on it"  # a flag, set by the pixels
-REFUSED = "refused"  # begins the flag of a film that the input gate kept from being scored
 NOT_PARTS = ("image_id", "score", "p_value", "stratum", "flags")  # every other column is a number
 
 

@@ -13,9 +13,9 @@ from nofinding.data.cache.film_cache import FilmCache, Once
 from nofinding.data.decoding.decode import UnreadableError
 from nofinding.data.ehr import EhrField
 from nofinding.errors import UserError
+from nofinding.evaluation.flags import TRAINED_ON
 from nofinding.evaluation.statistics.conformal import hashed
 from nofinding.evaluation.statistics.strata import Stratum
-from nofinding.evaluation.table import TRAINED_ON
 from nofinding.gate import gate_films
 from nofinding.methods.base.protocol import dimensions_of
 from nofinding.model.bundle import Model
