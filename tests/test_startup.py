@@ -14,8 +14,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-import nofinding.datasets
-import nofinding.methods
 from nofinding.datasets import SOURCES
 from nofinding.datasets.examples import Copy
 from nofinding.methods import METHODS
@@ -58,9 +56,10 @@ def outside(code: str) -> set[str]:
     return set(json.loads(run(f"{code}; {LOADED}").stderr.splitlines()[-1]))
 
 
-def iter_modules_below(package: ModuleType) -> Iterator[ModuleType]:
+def iter_modules_below(name: str) -> Iterator[ModuleType]:
     """Every module of a package."""
-    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    package = importlib.import_module(name)
+    for info in pkgutil.walk_packages(package.__path__, f"{name}."):
         yield importlib.import_module(info.name)
 
 
@@ -130,14 +129,14 @@ def test_a_film_is_scored_without_what_only_others_need(suffix: str, tmp_path: P
 
 def test_the_methods_and_sources_are_those_that_modules_define() -> None:
     defined = {}
-    for module in iter_modules_below(nofinding.methods):
+    for module in iter_modules_below("nofinding.methods"):
         for value in vars(module).values():
             own = isinstance(value, type) and value.__module__ == module.__name__
             if own and isinstance(value.__dict__.get("name"), str) and hasattr(value, "PRESETS"):
                 defined[value.__dict__["name"]] = value
     assert dict(METHODS) == defined
     sources = {}
-    for module in iter_modules_below(nofinding.datasets):
+    for module in iter_modules_below("nofinding.datasets"):
         for value in vars(module).values():
             if not isinstance(value, type) and all(hasattr(value, n) for n in ("read", "offers")):
                 sources[value.name] = value
@@ -179,6 +178,19 @@ def test_threads_wait_briefly_in_every_process() -> None:
     assert run(code).stdout.split() == list(WAIT.values())
     child = f"import nofinding, subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     assert run(child).stdout.split() == list(WAIT.values())
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])  # of loaders and of the service's pool
+@pytest.mark.parametrize(
+    ("own", "inherited"), [({}, WAIT["GOMP_SPINCOUNT"]), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_workers_inherit_it(start: str, own: dict[str, str], inherited: str | None) -> None:
+    code = (
+        "import multiprocessing, os, nofinding\n"
+        f"with multiprocessing.get_context({start!r}).Pool(1) as pool:\n"
+        "    print(pool.map(os.environ.get, ['GOMP_SPINCOUNT', 'OMP_WAIT_POLICY']))\n"
+    )
+    assert run(code, **own).stdout.strip() == str([inherited, own.get("OMP_WAIT_POLICY")])
 
 
 def test_it_is_set_before_torch_is_there() -> None:

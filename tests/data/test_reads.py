@@ -13,10 +13,11 @@ import nofinding as nf
 from nofinding.cli import main
 from nofinding.data.decoding import decode
 from nofinding.datasets import SOURCES
+from nofinding.datasets.local.single_files import Known
 from nofinding.service.intake.offer import identity_of
 from nofinding.service.store.home import Home
 from nofinding.service.workers.worker import Worker
-from support.serving import Known, dicom_film, options_for, send, small_model
+from support.serving import dicom_film, options_for, send, small_model
 
 HEADERS = {"header", "identity", "about", "study"}  # what the decoder is asked for but pixels
 

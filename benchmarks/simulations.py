@@ -1,9 +1,9 @@
 """Simulations behind docs/calibration.md and the tables of `evaluate` and `bench`: does 5 % mean
 5 %, and do 95 % intervals cover 95 %?
 
-    python benchmarks/statistics.py --out benchmarks/results/statistics.md
+    python benchmarks/simulations.py --out benchmarks/results/statistics.md
 
-About five minutes of one core. `--parts` makes some of the tables alone.
+About two minutes of one core. `--parts` makes some of the tables alone.
 """
 
 import argparse
@@ -152,8 +152,8 @@ def coverage(
 def intervals(trials: int) -> Iterator[str]:
     yield "## Intervals of `evaluate` and `bench`"
     yield ""
-    yield f"Coverage of the 95 % intervals, {trials} trials, error {error(trials, 0.95):.1f} points "
-    yield "at 95 %. In brackets: the percentile bootstrap, which these intervals replaced."
+    yield f"Coverage of the 95 % intervals, {trials} trials, error {error(trials, 0.95):.1f} "
+    yield "points at 95 %. In brackets: the percentile bootstrap, which these intervals replaced."
     yield ""
     yield "| films, abnormal | AUROC | " + " | ".join(SHOWN) + " |"
     yield "|---|---|" + "---|" * len(SHOWN)
@@ -221,9 +221,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    lines = ["# Statistics by simulation", "", "Made by `python benchmarks/statistics.py --out`"]
-    lines[-1] += " `benchmarks/results/statistics.md`; shorter in the tests. Errors are 1.96 "
-    lines[-1] += "standard errors of the simulation."
+    lines = [
+        "# Statistics by simulation",
+        "",
+        "Tables by `benchmarks/simulations.py`; shorter in the tests. Errors are 1.96 standard",
+        "errors of the simulation.",
+    ]
     for name in options.parts:
         make, trials = PARTS[name]
         begin = time.process_time()
