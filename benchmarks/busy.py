@@ -9,7 +9,8 @@ the machine does meets all of them alike.
     python benchmarks/busy.py --out benchmarks/results/busy.md
 
 takes 5 to 8 minutes on a machine that is quiet, which it must be. Each run is appended to
---runs at once; the same command goes on where an earlier one was stopped.
+--runs at once; after --minutes the same command goes on where it stopped. Remove the file to begin
+anew.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,8 +40,8 @@ COMPARED = ("nothing set", "passive", "ours")
 OPENMP = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 NEIGHBOURS = ("none", "two loops", "two torch")
 WORKLOADS = ("fit ae", "score ddpm")
-WARM = 2  # steps that are not timed
-LEAST = 4  # steps that are timed, however long they take
+WARM = 1  # steps that are not timed
+LEAST = 3  # steps that are timed, however long they take
 QUIET_COST, BUSY_COST = 1.05, 2.5
 """What our setting may cost: without neighbours, against nothing set; beside them, against itself
 without."""
@@ -166,7 +168,7 @@ def rounds(options: argparse.Namespace) -> tuple[Runs, list[float]]:
     lines = options.runs.read_text().splitlines() if options.runs.exists() else []
     done = [json.loads(line) for line in lines]
     known = {(run["round"], run["neighbours"], run["setting"]) for run in done}
-    names = options.settings
+    names, begin = options.settings, time.monotonic()
     for kind in options.neighbours:
         todo = [
             (number, setting)
@@ -179,6 +181,8 @@ def rounds(options: argparse.Namespace) -> tuple[Runs, list[float]]:
         load = os.getloadavg()[0]  # of the others: before our neighbours begin
         with neighbours(kind), options.runs.open("a") as file:
             for number, setting in todo:
+                if time.monotonic() - begin > 60 * options.minutes:
+                    sys.exit(f"{options.minutes:g} minutes are over; the same command goes on")
                 about = {"round": number, "neighbours": kind, "setting": setting, "load": load}
                 run = about | {"steps": measure(setting, options.seconds)}
                 done.append(run)
@@ -248,7 +252,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(COMPARED))
     parser.add_argument("--neighbours", nargs="+", choices=NEIGHBOURS, default=list(NEIGHBOURS))
-    parser.add_argument("--runs", type=Path, default=Path("busy-runs.jsonl"))
+    place = Path(tempfile.gettempdir()) / "nofinding-busy.jsonl"
+    parser.add_argument("--runs", type=Path, default=place)
+    parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.neighbour:
@@ -261,7 +267,7 @@ def main() -> None:
     import torch
 
     about = (
-        f"Medians of {options.rounds} runs; a run has {WARM} steps to warm up and then takes "
+        f"Medians of {options.rounds} runs; a run has a step to warm up and then takes "
         f"{options.seconds:g} s a workload, or {LEAST} steps. {os.cpu_count()} cores, torch "
         f"{torch.__version__}; load average of others before the runs {loads[0]:.1f} to "
         f"{loads[-1]:.1f}; {(time.monotonic() - begin) / 60:.1f} minutes."

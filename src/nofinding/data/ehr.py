@@ -183,7 +183,7 @@ def parse(field: EhrField, text: str, unit: str | None = None) -> float | None:
         raise UserError(f"{field.name}: {text[:40]!r} is {_no_number(text)}")
     if field.name == "age" and NO_AGE.fullmatch(text):
         raise UserError(
-            f"age: {text!r} is what a scanner writes where it knows no age; leave it out"
+            f"age: {text!r} is what scanners write where they know no age; leave it out"
         )
     stated = match[2].strip() or unit
     value = float(match[1])
