@@ -188,7 +188,7 @@ def test_workers_inherit_it(start: str, own: dict[str, str], inherited: str | No
     code = (
         "import multiprocessing, os, nofinding\n"
         f"with multiprocessing.get_context({start!r}).Pool(1) as pool:\n"
-        "    print(pool.map(os.environ.get, ['GOMP_SPINCOUNT', 'OMP_WAIT_POLICY']))\n"
+        "    print(pool.map(os.getenv, ['GOMP_SPINCOUNT', 'OMP_WAIT_POLICY']))\n"
     )
     assert run(code, **own).stdout.strip() == str([inherited, own.get("OMP_WAIT_POLICY")])
 
