@@ -1,14 +1,24 @@
 """What a command may import before it knows that it needs it, and how threads wait."""
 
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+from torch.nn import functional
 
+from nofinding.datasets import SOURCES
+from nofinding.datasets.examples import Copy
+from nofinding.methods import METHODS
 from nofinding.openmp import CHOICES, WAIT, set_wait
+from nofinding.runtime import FlopCounter
 
 SOURCE = Path(__file__).parents[1] / "src"
 LOADED = (
@@ -21,6 +31,14 @@ QUICK = {
     "help": "from nofinding.cli import main; main(['--help'])",
     "nothing": "from nofinding.cli import main; main([])",
 }
+HEAVY = {
+    *("scipy", "pandas", "pyarrow", "duckdb", "matplotlib", "sklearn", "jinja2", "pydicom"),
+    *("sympy", "mpmath", "monai", "highdicom", "requests", "urllib3", "ray", "fastapi", "openvino"),
+    *("torchvision", "timm", "transformers", "einops", "pynetdicom", "onnx"),
+}
+"""What `score FILE` must not wait for: reports, tables, other methods, DICOM in this process (the
+decoder's has it), the network, the service."""
+COMPILER = {"torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes"}
 SECONDS = 0.3  # of processor time, several times what it takes: other programs slow it down
 
 
@@ -36,6 +54,13 @@ def run(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
 def outside(code: str) -> set[str]:
     """The packages of others that the code has imported."""
     return set(json.loads(run(f"{code}; {LOADED}").stderr.splitlines()[-1]))
+
+
+def iter_modules_below(name: str) -> Iterator[ModuleType]:
+    """Every module of a package."""
+    package = importlib.import_module(name)
+    for info in pkgutil.walk_packages(package.__path__, f"{name}."):
+        yield importlib.import_module(info.name)
 
 
 @pytest.mark.parametrize("code", QUICK.values(), ids=QUICK)
@@ -73,6 +98,71 @@ def test_scoring_imports_no_report_and_no_statistics(module: str) -> None:
     assert not loaded & {"sklearn", "pandas", "jinja2", "highdicom", "monai"}
 
 
+@pytest.mark.parametrize("suffix", ["png", "dcm"])
+def test_a_film_is_scored_without_what_only_others_need(suffix: str, tmp_path: Path) -> None:
+    film = tmp_path / f"film.{suffix}"
+    copy = Copy(root=tmp_path / "films", patients=8, seed=0, size=224)
+    write = copy.picture if suffix == "png" else copy.dicom
+    write(f"a.{suffix}", copy.film(0)).rename(film)
+    arguments = ["score", str(film), "--ehr", "age=50", "--gate", "flag", "--threads", "1"]
+    arguments += ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    code = (
+        "import collections, json, sys\n"
+        "reads = collections.Counter()\n"
+        "def hook(event, given):\n"
+        "    if event == 'open' and str(given[0]).endswith(('.pth', '.safetensors')):\n"
+        "        reads[given[0]] += 1\n"
+        "sys.addaudithook(hook)\n"
+        "from nofinding.cli import main\n"
+        f"assert main({arguments!r}) == 0\n"
+        "print(json.dumps([reads, [n for n in sys.modules if n.startswith(('torch.', 'nofin'))]]),"
+        "file=sys.stderr)\n"
+    )
+    lines = run(code + LOADED).stderr.splitlines()
+    packages, (reads, modules) = json.loads(lines[-1]), json.loads(lines[-2])
+    assert "torch" in packages  # it has scored
+    assert not set(packages) & HEAVY
+    assert not set(modules) & COMPILER
+    assert len([n for n in modules if n.startswith("nofinding.methods.")]) < 25  # one, not fifty
+    assert reads and max(reads.values()) == 1, reads  # each network's file once
+
+
+def test_the_methods_and_sources_are_those_that_modules_define() -> None:
+    defined = {}
+    for module in iter_modules_below("nofinding.methods"):
+        for value in vars(module).values():
+            own = isinstance(value, type) and value.__module__ == module.__name__
+            if own and isinstance(value.__dict__.get("name"), str) and hasattr(value, "PRESETS"):
+                defined[value.__dict__["name"]] = value
+    assert dict(METHODS) == defined
+    sources = {}
+    for module in iter_modules_below("nofinding.datasets"):
+        for value in vars(module).values():
+            if not isinstance(value, type) and all(hasattr(value, n) for n in ("read", "offers")):
+                sources[value.name] = value
+    assert {n: s for n, s in SOURCES.items() if n != "synthetic"} == sources
+
+
+def test_names_are_listed_without_an_import() -> None:
+    code = (
+        "import sys; from nofinding.methods import METHODS\n"
+        "assert 'ddpm' in METHODS and len([*METHODS]) == len(METHODS) > 40\n"
+        "assert 'nofinding.methods.pixel_diffusion.ddpm' not in sys.modules\n"
+        "assert METHODS['ddpm'].name == 'ddpm'\n"
+        "assert 'nofinding.methods.pixel_diffusion.ddpm' in sys.modules\n"
+        "assert METHODS.get('nothing') is None\n"
+    )
+    run(code)
+
+
+def test_what_is_counted_is_computed_as_what_is_not() -> None:
+    film = torch.rand(1, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    larger = functional.interpolate(film, size=(19, 19), mode="bilinear", align_corners=False)
+    with FlopCounter() as counter:
+        counted = functional.interpolate(film, size=(19, 19), mode="bilinear", align_corners=False)
+    assert torch.equal(larger, counted) and counter.get_total_flops() == 0
+
+
 def test_scoring_imports_no_compiler_of_torch() -> None:
     code = (
         "import sys, torch; from nofinding.runtime import FlopCounter\n"
@@ -88,6 +178,19 @@ def test_threads_wait_briefly_in_every_process() -> None:
     assert run(code).stdout.split() == list(WAIT.values())
     child = f"import nofinding, subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     assert run(child).stdout.split() == list(WAIT.values())
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])  # of loaders and of the service's pool
+@pytest.mark.parametrize(
+    ("own", "inherited"), [({}, WAIT["GOMP_SPINCOUNT"]), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_workers_inherit_it(start: str, own: dict[str, str], inherited: str | None) -> None:
+    code = (
+        "import multiprocessing, os, nofinding\n"
+        f"with multiprocessing.get_context({start!r}).Pool(1) as pool:\n"
+        "    print(pool.map(os.getenv, ['GOMP_SPINCOUNT', 'OMP_WAIT_POLICY']))\n"
+    )
+    assert run(code, **own).stdout.strip() == str([inherited, own.get("OMP_WAIT_POLICY")])
 
 
 def test_it_is_set_before_torch_is_there() -> None:

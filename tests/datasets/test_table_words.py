@@ -124,6 +124,8 @@ def test_lists_of_findings_say_what_is_unlabelled(
         ("height", "5 ft 10 in", "write 70 in"),
         ("age", "5 years 3 months", "is not a number"),
         ("age", "90+", "is not a number"),
+        ("age", "000Y", "know no age"),
+        ("age", "000d", "know no age"),
     ],
 )
 def test_what_is_no_number_is_called_so(field: str, text: str, said: str) -> None:

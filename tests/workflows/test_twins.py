@@ -12,7 +12,7 @@ from PIL import Image
 
 from nofinding.cli import main
 from nofinding.data.decoding.decode import FilmFile
-from nofinding.evaluation.table import TRAINED_ON, TWIN_CALIBRATES, TWIN_TRAINED
+from nofinding.evaluation.flags import TRAINED_ON, TWIN_CALIBRATES, TWIN_TRAINED
 from support.clothes import CLOTHES, Film, film
 from support.tables import write_table
 

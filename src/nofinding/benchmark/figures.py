@@ -46,7 +46,7 @@ def forest_svg(rows: Sequence[Row]) -> str:
     axes.axvline(0.5, color="#9aa3ab", lw=0.8, ls=":")
     axes.set_yticks(range(len(rows)), [row.entry.label for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("AUROC (95 % interval, patient bootstrap); hollow: baseline; ticks: seeds")
+    axes.set_xlabel("AUROC (95 % interval, patients as clusters); hollow: baseline; ticks: seeds")
     axes.grid(axis="x", color="#eceff1")
     for tier in sorted({row.entry.supervision for row in rows}):
         axes.plot([], [], color=COLOURS.get(tier, "#17324d"), lw=2, label=tier)

@@ -161,6 +161,9 @@ def convert(value: float, unit: str, field: EhrField) -> float:
     return (value - pair.zero) * pair.scale / own.scale + own.zero
 
 
+NO_AGE = re.compile(r"000[YMWD]", re.IGNORECASE)  # an age string of DICOM
+
+
 def parse(field: EhrField, text: str, unit: str | None = None) -> float | None:
     """What the text says, in the field's unit; the index of a category; None for no text.
 
@@ -178,6 +181,10 @@ def parse(field: EhrField, text: str, unit: str | None = None) -> float | None:
     match = NUMBER.fullmatch(text)
     if match is None or len(text) > 100:
         raise UserError(f"{field.name}: {text[:40]!r} is {_no_number(text)}")
+    if field.name == "age" and NO_AGE.fullmatch(text):
+        raise UserError(
+            f"age: {text!r} is what scanners write where they know no age; leave it out"
+        )
     stated = match[2].strip() or unit
     value = float(match[1])
     value = convert(value, stated, field) if stated else value

@@ -1,37 +1,37 @@
-"""Where records come from. `SOURCES` is a plain dict: adding a dataset is one file, one line."""
+"""Where records come from. Adding a dataset is one file, and one line here.
 
-from nofinding.datasets.build.cohort_folder import COHORT
-from nofinding.datasets.hospital.dicom import DICOM
-from nofinding.datasets.hospital.fhir.source import FHIR
-from nofinding.datasets.hospital.omop import OMOP
-from nofinding.datasets.local.nifti import NIFTI
-from nofinding.datasets.local.table import TABLE
-from nofinding.datasets.phantom import PHANTOM
+A source's module is imported when the source is asked for: some need a database or Parquet.
+"""
+
+from collections.abc import MutableMapping
+
 from nofinding.datasets.protocol import Source
-from nofinding.datasets.public.chexpert import CHEXPERT
-from nofinding.datasets.public.kermany import KERMANY
-from nofinding.datasets.public.mimic_cxr import MIMIC_CXR
-from nofinding.datasets.public.nih import NIH
-from nofinding.datasets.public.padchest import PADCHEST
-from nofinding.datasets.public.rsna import RSNA
-from nofinding.datasets.public.vindr import VINDR
 from nofinding.datasets.synthetic import Synthetic
+from nofinding.lazy_mapping import LazyMapping
 
-__all__ = ["SOURCES", "Source"]
+__all__ = ["PUBLISHERS", "SOURCES", "Source"]
 
-SOURCES: dict[str, Source] = {source.name: source for source in (PHANTOM, TABLE, COHORT, NIFTI)}
-# Each as its publisher ships it.
-PUBLISHERS = (
-    NIH,
-    MIMIC_CXR,
-    CHEXPERT,
-    KERMANY,
-    RSNA,
-    VINDR,
-    PADCHEST,
-    DICOM,
-    OMOP,
-    FHIR,
+OWN = {
+    "phantom": "phantom:PHANTOM",
+    "table": "local.table:TABLE",
+    "cohort": "build.cohort_folder:COHORT",
+    "nifti": "local.nifti:NIFTI",
+}
+PUBLISHERS = {
+    "nih": "public.nih:NIH",
+    "mimic-cxr": "public.mimic_cxr:MIMIC_CXR",
+    "chexpert": "public.chexpert:CHEXPERT",
+    "kermany": "public.kermany:KERMANY",
+    "rsna": "public.rsna:RSNA",
+    "vindr": "public.vindr:VINDR",
+    "padchest": "public.padchest:PADCHEST",
+    "dicom": "hospital.dicom:DICOM",
+    "omop": "hospital.omop:OMOP",
+    "fhir": "hospital.fhir.source:FHIR",
+}
+"""Each as its publisher ships it."""
+PLACES = {name: f"{__name__}.{place}" for name, place in (OWN | PUBLISHERS).items()}
+SOURCES: MutableMapping[str, Source] = LazyMapping(PLACES)
+SOURCES["synthetic"] = Synthetic(
+    of=LazyMapping({name: PLACES[name] for name in ("phantom", "table")})
 )
-SOURCES |= {source.name: source for source in PUBLISHERS}
-SOURCES["synthetic"] = Synthetic(of={"phantom": PHANTOM, "table": TABLE})  # over films

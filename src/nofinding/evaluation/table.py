@@ -14,18 +14,13 @@ from jaxtyping import Bool, Float, Int
 
 from nofinding.data.twin_choice import TwinCheck
 from nofinding.errors import UserError
+from nofinding.evaluation.flags import REFUSED, TRAINED_ON, TWIN_CALIBRATES, TWIN_TRAINED
 from nofinding.evaluation.statistics.conformal import hashed
 from nofinding.evaluation.statistics.intervals import patient_index
 from nofinding.types import Exam
 
-__all__ = [
-    "REFUSED", "TRAINED_ON", "TWIN_CALIBRATES", "TWIN_TRAINED", "Scored", "read_scores",
-]  # fmt: skip
+__all__ = ["Scored", "read_scores"]
 
-TRAINED_ON = "film: the model was trained on it"  # a flag, set by the pixels
-TWIN_TRAINED = "film: the model was trained on it in other clothes (a twin)"
-TWIN_CALIBRATES = "film: it calibrates the p-value in other clothes (a twin)"
-REFUSED = "refused"  # begins the flag of a film that the input gate kept from being scored
 NOT_PARTS = ("image_id", "score", "p_value", "stratum", "flags")  # every other column is a number
 
 

@@ -1,109 +1,76 @@
-"""The methods by name, as on the command line. Adding one is one file and one line here."""
+"""The methods by name, as on the command line. Adding one is one file and one line here.
+
+A method's module is imported when the method is asked for: together they take a second.
+"""
 
 import sys
+from collections.abc import MutableMapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from nofinding.lazy_mapping import LazyMapping
 from nofinding.methods.base.protocol import Detector
-from nofinding.methods.baselines.frozen_knn import FrozenKNN
-from nofinding.methods.baselines.mean_grey import MeanGrey
-from nofinding.methods.baselines.pca import PCA
-from nofinding.methods.baselines.pixel_knn import PixelKNN
-from nofinding.methods.baselines.thumbnail import Thumbnail
-from nofinding.methods.diff3m.detector import Diff3M
-from nofinding.methods.diff3m.feature_space.detector import Diff3MF
-from nofinding.methods.frozen_features.cfa import CFA
-from nofinding.methods.frozen_features.deep_knn import DeepKNN
-from nofinding.methods.frozen_features.focal import FocalLesions
-from nofinding.methods.frozen_features.mahalanobis import Mahalanobis
-from nofinding.methods.frozen_features.mambaad import MambaAD
-from nofinding.methods.frozen_features.padim import PaDiM
-from nofinding.methods.frozen_features.patchcore import PatchCore
-from nofinding.methods.frozen_features.rd4ad import RD4AD
-from nofinding.methods.language.zero_shot import ZeroShot
-from nofinding.methods.latent_diffusion.diad import DiAD
-from nofinding.methods.latent_diffusion.invad import InvAD
-from nofinding.methods.latent_diffusion.ldm_kl import LDMKL
-from nofinding.methods.latent_diffusion.ldm_ood import LDMOOD
-from nofinding.methods.latent_diffusion.mad_ad import MADAD
-from nofinding.methods.pixel_diffusion.anoddpm import AnoDDPM
-from nofinding.methods.pixel_diffusion.autoddpm import AutoDDPM
-from nofinding.methods.pixel_diffusion.cddpm import CDDPM
-from nofinding.methods.pixel_diffusion.checkerboard_ddpm import DDPMPCM
-from nofinding.methods.pixel_diffusion.conditioned_ddad import ConditionedDDAD
-from nofinding.methods.pixel_diffusion.ddpm import DDPM
-from nofinding.methods.pixel_diffusion.diffpath import DiffPath
-from nofinding.methods.pixel_diffusion.mddpm import MDDPM
-from nofinding.methods.pixel_diffusion.osd_irf import OSDIRF
-from nofinding.methods.pixel_diffusion.pddpm import PDDPM
-from nofinding.methods.pixel_diffusion.restarted_ddpm import DDPMOOD
-from nofinding.methods.pixel_diffusion.thor import THOR
-from nofinding.methods.pixel_diffusion.wolleb import Wolleb
-from nofinding.methods.reconstruction.ae_u import AEU
-from nofinding.methods.reconstruction.autoencoder import AE
-from nofinding.methods.reconstruction.ddad import DDAD, DDADIntra
-from nofinding.methods.reconstruction.memae import MemAE
-from nofinding.methods.reconstruction.refined_ddad import DDADASR, DDADASRIntra
-from nofinding.methods.reconstruction.squid import SQUID
-from nofinding.methods.reconstruction.vae import VAE
-from nofinding.methods.self_supervised.synthetic import Synthetic
 
 __all__ = ["METHODS", "Detector"]
 
-METHODS: dict[str, type[Detector]] = {
+PLACES = {
     # Ours
-    "diff3m-f": Diff3MF,
-    "diff3m": Diff3M,
-    "focal": FocalLesions,
-    "synthetic": Synthetic,
+    "diff3m-f": "diff3m.feature_space.detector:Diff3MF",
+    "diff3m": "diff3m.detector:Diff3M",
+    "focal": "frozen_features.focal:FocalLesions",
+    "synthetic": "self_supervised.synthetic:Synthetic",
     # Reconstruction
-    "vae": VAE,
-    "memae": MemAE,
-    "ae-u": AEU,
-    "ddad": DDAD,
-    "ddad-intra": DDADIntra,
-    "ddad-asr": DDADASR,
-    "ddad-asr-intra": DDADASRIntra,
-    "squid": SQUID,
+    "vae": "reconstruction.vae:VAE",
+    "memae": "reconstruction.memae:MemAE",
+    "ae-u": "reconstruction.ae_u:AEU",
+    "ddad": "reconstruction.ddad:DDAD",
+    "ddad-intra": "reconstruction.ddad:DDADIntra",
+    "ddad-asr": "reconstruction.refined_ddad:DDADASR",
+    "ddad-asr-intra": "reconstruction.refined_ddad:DDADASRIntra",
+    "squid": "reconstruction.squid:SQUID",
     # Diffusion on pixels
-    "ddpm": DDPM,
-    "ddpm-pcm": DDPMPCM,
-    "anoddpm": AnoDDPM,
-    "pddpm": PDDPM,
-    "cddpm": CDDPM,
-    "mddpm": MDDPM,
-    "conditioned-ddad": ConditionedDDAD,
-    "autoddpm": AutoDDPM,
-    "thor": THOR,
-    "wolleb": Wolleb,
-    "ddpm-ood": DDPMOOD,
-    "osd-irf": OSDIRF,
-    "diffpath": DiffPath,
+    "ddpm": "pixel_diffusion.ddpm:DDPM",
+    "ddpm-pcm": "pixel_diffusion.checkerboard_ddpm:DDPMPCM",
+    "anoddpm": "pixel_diffusion.anoddpm:AnoDDPM",
+    "pddpm": "pixel_diffusion.pddpm:PDDPM",
+    "cddpm": "pixel_diffusion.cddpm:CDDPM",
+    "mddpm": "pixel_diffusion.mddpm:MDDPM",
+    "conditioned-ddad": "pixel_diffusion.conditioned_ddad:ConditionedDDAD",
+    "autoddpm": "pixel_diffusion.autoddpm:AutoDDPM",
+    "thor": "pixel_diffusion.thor:THOR",
+    "wolleb": "pixel_diffusion.wolleb:Wolleb",
+    "ddpm-ood": "pixel_diffusion.restarted_ddpm:DDPMOOD",
+    "osd-irf": "pixel_diffusion.osd_irf:OSDIRF",
+    "diffpath": "pixel_diffusion.diffpath:DiffPath",
     # Diffusion on latents and features
-    "ldm-ood": LDMOOD,
-    "ldm-kl": LDMKL,
-    "diad": DiAD,
-    "mad-ad": MADAD,
-    "invad": InvAD,
+    "ldm-ood": "latent_diffusion.ldm_ood:LDMOOD",
+    "ldm-kl": "latent_diffusion.ldm_kl:LDMKL",
+    "diad": "latent_diffusion.diad:DiAD",
+    "mad-ad": "latent_diffusion.mad_ad:MADAD",
+    "invad": "latent_diffusion.invad:InvAD",
     # Frozen features
-    "patchcore": PatchCore,
-    "padim": PaDiM,
-    "cfa": CFA,
-    "mahalanobis": Mahalanobis,
-    "deep-knn": DeepKNN,
-    "rd4ad": RD4AD,
-    "mambaad": MambaAD,
+    "patchcore": "frozen_features.patchcore:PatchCore",
+    "padim": "frozen_features.padim:PaDiM",
+    "cfa": "frozen_features.cfa:CFA",
+    "mahalanobis": "frozen_features.mahalanobis:Mahalanobis",
+    "deep-knn": "frozen_features.deep_knn:DeepKNN",
+    "rd4ad": "frozen_features.rd4ad:RD4AD",
+    "mambaad": "frozen_features.mambaad:MambaAD",
     # Language and image
-    "zero-shot": ZeroShot,
+    "zero-shot": "language.zero_shot:ZeroShot",
     # Baselines: what the others have to beat
-    "ae": AE,
-    "frozen-knn": FrozenKNN,
-    "pca": PCA,
-    "pixel-knn": PixelKNN,
-    "thumbnail": Thumbnail,
-    "mean-grey": MeanGrey,
+    "ae": "reconstruction.autoencoder:AE",
+    "frozen-knn": "baselines.frozen_knn:FrozenKNN",
+    "pca": "baselines.pca:PCA",
+    "pixel-knn": "baselines.pixel_knn:PixelKNN",
+    "thumbnail": "baselines.thumbnail:Thumbnail",
+    "mean-grey": "baselines.mean_grey:MeanGrey",
 }
+"""The module below this package, and the class in it."""
+METHODS: MutableMapping[str, type[Detector]] = LazyMapping(
+    {name: f"{__name__}.{place}" for name, place in PLACES.items()}
+)
 
 
 class _Callable(ModuleType):

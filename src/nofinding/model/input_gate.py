@@ -15,8 +15,8 @@ from nofinding.data.cache.film_cache import FilmCache
 from nofinding.data.split import first_of_patients, normals
 from nofinding.datasets.cohort import Cohort, cache_at, known_fields
 from nofinding.errors import UserError
+from nofinding.evaluation.flags import REFUSED
 from nofinding.evaluation.statistics.conformal import hashed
-from nofinding.evaluation.table import REFUSED
 from nofinding.gate import (
     DRIFT_LEAST,
     GATE_LEAST,

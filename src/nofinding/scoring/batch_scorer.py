@@ -15,9 +15,9 @@ from nofinding.data.ehr import EhrField
 from nofinding.data.signatures import Signatures
 from nofinding.datasets.twin_check import signatures_for
 from nofinding.errors import UserError
+from nofinding.evaluation.flags import TRAINED_ON, TWIN_CALIBRATES, TWIN_TRAINED
 from nofinding.evaluation.statistics.conformal import hashed
 from nofinding.evaluation.statistics.strata import Stratum
-from nofinding.evaluation.table import TRAINED_ON, TWIN_CALIBRATES, TWIN_TRAINED
 from nofinding.gate import gate_films
 from nofinding.methods.base.protocol import dimensions_of
 from nofinding.model.bundle import Model

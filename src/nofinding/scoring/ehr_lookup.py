@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nofinding.data.decoding.decode import FilmFile
+from nofinding.data.decoding.decode import FilmFile, read_about
 from nofinding.data.ehr import EhrField
 from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets.local.single_files import Known
@@ -46,7 +46,7 @@ def known_of(
     """
     if options.record is None:
         return []
-    from nofinding.clinical.dicom.source import read_metadata
+    from nofinding.clinical.dicom.source import metadata_of
     from nofinding.clinical.fhir.client import Asking, records_for, zone_of
 
     asking = Asking(
@@ -55,12 +55,14 @@ def known_of(
         system=options.patient_system,
         zone=zone_of(options.zone),
     )
-    films = []
+    films, headers = [], []
     for file in map(Path, files):
         FilmFile(file).check()
-        films.append(read_metadata(file))
+        header, identity = read_about(file)
+        headers.append(header)
+        films.append(metadata_of(identity, file))
     answers = records_for(asking, films, fields)
     without = sum(not one.ehr for one in answers)
     if without:
         say(f"--record: nothing is known of {without} of {len(answers)} films; see their flags")
-    return [Known(one.ehr, one.flags) for one in answers]
+    return [Known(o.ehr, o.flags, header) for o, header in zip(answers, headers, strict=True)]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
-from nofinding.evaluation.report.gallery import tinted
+from nofinding.evaluation.report.colours import tinted
 from nofinding.extras import need
 from nofinding.types import Scores
 

@@ -3,16 +3,18 @@
 import hashlib
 from array import array
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import UInt64
 
 from nofinding.data.decoding.decode import FilmFile
 from nofinding.datasets.protocol import ExamSequence
 from nofinding.errors import UserError
 from nofinding.types import Exam
+
+if TYPE_CHECKING:  # a single film needs no table
+    import pyarrow as pa
 
 __all__ = ["Selection", "mark_of"]
 
@@ -30,8 +32,7 @@ class Selection(ExamSequence):
         Raises UserError where an image_id cannot name a file, or none is left.
         """
         self._exams = exams
-        total, rows, names = 0, array("Q"), []
-        ids: list[str] = []
+        total, rows, ids = 0, array("Q"), _Ids()
         for row, exam in enumerate(exams):
             if split is not None and exam.split != split:
                 continue
@@ -39,11 +40,7 @@ class Selection(ExamSequence):
             total += int.from_bytes(hashlib.sha256(_statement(exam)).digest())
             rows.append(row)
             ids.append(exam.image_id)
-            if len(ids) == CHUNK:
-                names.append(pa.array(ids, pa.large_string()))
-                ids = []
-        names.append(pa.array(ids, pa.large_string()))
-        order = _plain(pc.sort_indices(pa.chunked_array(names)))  # UTF-8 sorts as text does
+        order = ids.order()
         self._rows = np.frombuffer(rows, dtype=np.uint64)[order] if rows else np.empty(0, np.uint64)
         self.fingerprint = f"{len(rows)}:{total % WHOLE:064x}"
         """Of who they are and what is known of them, whatever their order; not of the pixels."""
@@ -56,7 +53,38 @@ class Selection(ExamSequence):
         return self._exams[int(self._rows[index])]
 
 
-def _plain(order: pa.UInt64Array) -> UInt64[np.ndarray, " n"]:
+class _Ids:
+    """Many image_ids: those that are a chunk are held as Arrow, in an eighth of the memory."""
+
+    def __init__(self) -> None:
+        self.chunks: list[pa.LargeStringArray] = []
+        self.open: list[str] = []
+
+    def append(self, image_id: str) -> None:
+        """Takes one more."""
+        self.open.append(image_id)
+        if len(self.open) == CHUNK:
+            self._close()
+
+    def order(self) -> UInt64[np.ndarray, " n"]:
+        """Their places, sorted by text."""
+        if not self.chunks:
+            places = sorted(range(len(self.open)), key=self.open.__getitem__)
+            return np.array(places, dtype=np.uint64)
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        self._close()
+        return _plain(pc.sort_indices(pa.chunked_array(self.chunks)))  # UTF-8 sorts as text does
+
+    def _close(self) -> None:
+        import pyarrow as pa
+
+        self.chunks.append(pa.array(self.open, pa.large_string()))
+        self.open = []
+
+
+def _plain(order: "pa.UInt64Array") -> UInt64[np.ndarray, " n"]:
     """The numbers themselves: `to_numpy` imports pandas, which takes half a second."""
     numbers = np.frombuffer(order.buffers()[1], dtype=np.uint64)
     return numbers[order.offset : order.offset + len(order)]

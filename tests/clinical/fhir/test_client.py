@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from nofinding.clinical.fhir.client import Asking, Finder, record_or_flag, records_for, zone_of
 from nofinding.clinical.fhir.ehr import FhirRecord
+from nofinding.data.decoding.decode import read_identity
 from nofinding.data.ehr import FIELDS
 from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets.examples import Copy
@@ -245,13 +246,13 @@ def test_a_service_asks_film_by_film(
     tags = {"PatientID": "P-1", "StudyDate": "20200601", "StudyTime": "113000"}
     path = copy.dicom("a.dcm", copy.film(0), **tags)
     finder = Finder(asking=asking_for(source=server.url, zone=zone_of("UTC")), fields=FIELDS)
-    assert pickle.loads(pickle.dumps(finder))(path).ehr["weight"] == 61
+    assert pickle.loads(pickle.dumps(finder))(path, read_identity(path)).ehr["weight"] == 61
     monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "gone"))
-    assert finder(path) == FhirRecord(flags=(UNUSABLE,))
+    assert finder(path, read_identity(path)) == FhirRecord(flags=(UNUSABLE,))
     with pytest.raises(UserError, match="cannot be read"):
         Finder(asking=finder.asking, fields=FIELDS)
     with pytest.raises(UserError, match="is not a DICOM file"):
-        finder(copy.picture("a.png", copy.film(0)))
+        finder(copy.picture("a.png", copy.film(0)), {})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from nofinding.datasets import PUBLISHERS, SOURCES
 from nofinding.datasets.examples import EXAMPLES, Copy
 from nofinding.types import Exam
 
-NAMES = [source.name for source in PUBLISHERS]
+NAMES = [*PUBLISHERS]
 
 
 @pytest.fixture(scope="module")

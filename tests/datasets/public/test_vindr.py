@@ -7,11 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from support.shipped import Shipped
 
 TRAIN, TEST = "annotations/image_labels_train.csv", "annotations/image_labels_test.csv"
 DRAWN = "annotations/annotations_train.csv"
+
+
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+# By keyword, the tags of de-identification/tags.csv of github.com/vinbigdata-medical/vindr-cxr.
+SHIPPED = {
+    "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "PhotometricInterpretation",
+    "Rows", "Columns", "PixelSpacing", "PixelAspectRatio", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "SmallestImagePixelValue", "LargestImagePixelValue",
+    "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope", "PixelData",
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+    "SamplesPerPixel", "NumberOfFrames",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -35,6 +48,14 @@ def kaggle(copy: Shipped) -> None:
         table.writerows({**row, "class_id": 14} for row in rows)
     for file in (copy.root / "annotations").iterdir():
         file.unlink()
+
+
+def test_the_copy_holds_what_the_publisher_ships(copy: Shipped) -> None:
+    files = [*copy.root.rglob("*.dicom")]
+    headers = [dcmread(file) for file in files]
+    keywords = {element.keyword for header in headers for element in header}
+    assert keywords == SHIPPED and len(SHIPPED) == 25 and files
+    assert {header.file_meta.MediaStorageSOPClassUID for header in headers} == {DX}
 
 
 def test_votes_boxes_and_record(copy: Shipped) -> None:

@@ -84,6 +84,15 @@ def test_every_film_of_a_cell_is_compared_with_the_same_films() -> None:
         assert len(partition.cells) == 1 or min(sizes.values()) >= LEAST
         again = Partition.from_meta({"partition": json.loads(json.dumps(partition.to_json()))})
         assert again is not None and set(again.cells) == set(partition.cells)
+        own = np.array([partition.cell_of(film) for film in films])
+        scores, names = own + rng.normal(size=len(films)), [f"c{i}" for i in range(len(films))]
+        p, _ = mondrian_p_values(
+            np.ones(12), known, scores, films,
+            ids=[f"j{i}" for i in range(12)], calibration_ids=names,
+        )  # fmt: skip
+        for film, one in zip(known, p, strict=True):
+            if (cell := partition.cell_of(film)) is not None:
+                assert one == (1 + (scores[own == cell] >= 1).sum()) / (1 + (own == cell).sum())
     assert Partition.from_meta({}) is None
     with pytest.raises(ValueError, match="version"):
         Partition.from_meta({"partition": {"version": 2, "cells": []}})

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from nofinding.evaluation.statistics.conformal import hashed
 from nofinding.evaluation.statistics.subgroups import (
     age_band,
     by_finding,
@@ -52,6 +53,17 @@ def test_groups_use_their_own_normal_films(cohort: Any) -> None:
     for kind in ("sex", "age", "view"):
         parts = [g for g in groups.values() if g.kind == kind]
         assert sum(g.n_normal + g.n_abnormal for g in parts) == 80
+
+
+def test_films_that_calibrate_are_no_evidence_of_false_positives(cohort: Any) -> None:
+    normal = [r for r in cohort.exams if not r.findings and r.view == "AP"]
+    cohort.run["calibration_ids"] = [hashed(r.image_id) for r in normal[:6]]
+    cohort.write()
+    scored = read_scores(cohort.scores, cohort.exams)
+    groups = {(g.kind, g.name): g for g in by_patient_group(scored, draws=0)}
+    group = groups["view", "AP"]
+    assert group.n_normal == 20 and group.false_positives is not None
+    assert group.false_positives.n == 14
 
 
 def test_ten_films_of_either_kind_are_enough_and_nine_are_not(cohort: Any) -> None:

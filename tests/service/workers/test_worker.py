@@ -118,7 +118,7 @@ def test_a_film_that_is_none_fails_and_stops_no_other(worker: Worker, tmp_path: 
 def test_what_another_system_knows_fills_in_what_was_not_said(tmp_path: Path, model: Path) -> None:
     options = options_for(tmp_path, model)
     known = Known({"age": 40.0, "weight": 80.0}, ("record: 1 value of the future",))
-    worker = Worker(Home(options.home, keep_free=0), options, "w", lookup=lambda path: known)
+    worker = Worker(Home(options.home, keep_free=0), options, "w", lookup=lambda *film: known)
     job = send(worker.home, dicom_film(tmp_path / "films", 0), {"age": 63.0}).job
     worker.step()
     payload = worker.home.results.payload(job.id)

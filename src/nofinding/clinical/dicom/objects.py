@@ -30,7 +30,7 @@ from nofinding import __version__
 from nofinding.clinical.dicom import codes as ours
 from nofinding.clinical.dicom.source import spacing_of, uid_of
 from nofinding.clinical.result import Result, on_the_film
-from nofinding.evaluation.report.gallery import tinted
+from nofinding.evaluation.report.colours import tinted
 from nofinding.types import Pixels
 
 __all__ = ["DicomObject", "objects_of"]

@@ -15,7 +15,7 @@ from pydicom.valuerep import validate_value
 from nofinding.data.decoding.decode import read_identity
 from nofinding.errors import UserError
 
-__all__ = ["read_metadata", "read_source", "source_of", "spacing_of", "uid_of"]
+__all__ = ["metadata_of", "read_source", "source_of", "spacing_of", "uid_of"]
 
 # What every object must have, if only empty (type 2, PS3.3 C.7.1.1 and C.7.2.1).
 EMPTY = (
@@ -31,13 +31,10 @@ UTF_8 = "ISO_IR 192"
 PLAIN = {f"ISO_IR {n}" for n in (13, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 192)}
 
 
-def read_metadata(path: Path) -> Dataset:
-    """What a DICOM film says of its patient, study and geometry; of what every object must have
-    some may be empty. Raises UserError where the file is none."""
-    return _statement(read_identity(path), path)
-
-
-def _statement(message: Mapping[str, Any], path: Path) -> Dataset:
+def metadata_of(message: Mapping[str, Any], path: Path) -> Dataset:
+    """What a DICOM film says of its patient, study and geometry, of what was read of the file
+    already (`decode.read_about`); of what every object must have some may be empty. Raises
+    UserError where the file is none."""
     if not message:
         raise UserError(f"{path} is not a DICOM file; only such a film says whose it is")
     film = Dataset()
@@ -57,14 +54,14 @@ def _statement(message: Mapping[str, Any], path: Path) -> Dataset:
 
 
 def read_source(path: Path) -> Dataset:
-    """As `read_told`, of a film that results can be about. Raises UserError where it is none, or
+    """The header of a film that results can be about. Raises UserError where it is none, or
     says not to which study it belongs."""
     return source_of(read_identity(path), path)
 
 
 def source_of(message: Mapping[str, Any], path: Path) -> Dataset:
     """As `read_source`, of what was read of the file already (`decode.read_about`)."""
-    film = _statement(message, path)
+    film = metadata_of(message, path)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         value = film.get(keyword)
         if not value or not UID(str(value)).is_valid:

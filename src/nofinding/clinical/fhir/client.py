@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 from pydicom.dataset import Dataset
 
-from nofinding.clinical.dicom.source import read_metadata
+from nofinding.clinical.dicom.source import metadata_of
 from nofinding.clinical.fhir.ehr import FhirRecord, record_of
 from nofinding.clinical.fhir.patient import (
     PatientKey,
@@ -191,8 +191,8 @@ class Finder:
         if is_address(self.asking.place):
             Server(self.asking.place)
 
-    def __call__(self, path: Path) -> FhirRecord:
-        film = read_metadata(path)
+    def __call__(self, path: Path, identity: Mapping[str, Any]) -> FhirRecord:
+        film = metadata_of(identity, path)
         try:
             return records_for(self.asking, [film], self.fields)[0]
         except UserError:  # the folder is gone, or the file of the token

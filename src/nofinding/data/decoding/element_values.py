@@ -12,15 +12,9 @@ from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
-from nofinding.data.decoding.limits import FilmError
+from nofinding.data.decoding.limits import FilmError, unusable
 
-__all__ = ["Elements", "printable", "unusable"]
-
-
-def unusable(what: str) -> str:
-    """The flag of a value that counts as absent. It does not quote the header: nobody knows what
-    somebody typed there."""
-    return f"{what}: what the file's header says cannot be used"
+__all__ = ["Elements", "printable"]
 
 
 class Elements:

@@ -14,6 +14,7 @@ __all__ = [
     "check_volume",
     "kind_of",
     "require_nifti",
+    "unusable",
 ]
 
 SIDE = 20_000  # pixels
@@ -86,3 +87,9 @@ def check_decoded_size(count: object) -> int:
     if not isinstance(count, int) or not 0 <= count <= MADE:
         raise FilmError("made the decoder fail")
     return count
+
+
+def unusable(what: str) -> str:
+    """The flag of a value that counts as absent. It does not quote the header: nobody knows what
+    somebody typed there."""
+    return f"{what}: what the file's header says cannot be used"

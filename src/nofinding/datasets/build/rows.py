@@ -4,12 +4,13 @@ import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from nofinding.datasets.build.column_titles import require_commas
 from nofinding.errors import UserError
+
+if TYPE_CHECKING:  # a CSV table needs no Arrow, and a single film no table
+    import pyarrow.parquet as pq
 
 __all__ = ["list_columns", "read_header", "read_rows"]
 
@@ -28,6 +29,8 @@ def list_columns(file: Path) -> frozenset[str]:
     """The columns of a Parquet table whose cells are lists; a CSV table has none."""
     if file.suffix.lower() != ".parquet":
         return frozenset()
+    import pyarrow as pa
+
     with _parquet(file) as table:
         schema = table.schema_arrow
         return frozenset(
@@ -71,7 +74,10 @@ def _csv(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 @contextmanager
-def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
+def _parquet(file: Path) -> Iterator["pq.ParquetFile"]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         stream = file.open("rb")  # a name that is not UTF-8 is none to Arrow
     except FileNotFoundError:
@@ -88,6 +94,8 @@ def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    import pyarrow as pa
+
     row = 1
     with _parquet(file) as table:
         try:

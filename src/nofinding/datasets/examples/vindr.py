@@ -15,13 +15,17 @@ LABELS = ("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", 
 KINDS = {"nodule": "Nodule/Mass", "effusion": "Pleural effusion", "mass": "Lung Opacity"}
 
 
-# Of its data set the publisher ships these (tags.csv) and those of the picture alone: no Modality,
-# no UID and no PatientID. That it is a DX film stands in the file meta information.
+# The 25 elements that the publisher leaves in a data set (github.com/vinbigdata-medical/vindr-cxr,
+# de-identification/tags.csv): sex, age, size and weight, those of the picture, and these. There is
+# no Modality, no UID and no PatientID. That it is a DX film stands in the file meta information.
 WITHOUT = ("Modality", "SOPClassUID", "SOPInstanceUID")
-SHIPPED: dict[str, Any] = {"PixelSpacing": ["0.139", "0.139"], "WindowCenter": "128",
-           "WindowWidth": "256",
-           "RescaleIntercept": "0", "RescaleSlope": "1", "NumberOfFrames": "1",
-           "LossyImageCompression": "00"}  # fmt: skip
+SHIPPED: dict[str, Any] = {
+    "PatientSize": "", "PatientWeight": "", "PixelSpacing": ["0.139", "0.139"],
+    "PixelAspectRatio": ["1", "1"], "SmallestImagePixelValue": 0, "LargestImagePixelValue": 255,
+    "WindowCenter": "128", "WindowWidth": "256", "RescaleIntercept": "0", "RescaleSlope": "1",
+    "NumberOfFrames": "1", "LossyImageCompression": "00", "LossyImageCompressionRatio": "",
+    "LossyImageCompressionMethod": "",
+}  # fmt: skip
 
 
 def write_vindr(copy: Copy) -> None:

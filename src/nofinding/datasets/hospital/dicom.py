@@ -7,7 +7,7 @@ table (`record_table.py`; record.csv in the folder, if there is one), `omop:` or
 
 from pathlib import Path
 
-from nofinding.data.decoding.element_values import unusable
+from nofinding.data.decoding.limits import unusable
 from nofinding.data.ehr import FIELDS
 from nofinding.datasets.build.database import CohortDatabase
 from nofinding.datasets.build.ehr_linkage import body_mass_index

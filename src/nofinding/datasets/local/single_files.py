@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from nofinding.data.decoding.decode import FilmFile, read_header
-from nofinding.data.decoding.element_values import unusable
+from nofinding.data.decoding.limits import unusable
 from nofinding.data.ehr import EhrField, parse, plausible
 from nofinding.data.patient_age import age_of
 from nofinding.errors import UserError
@@ -33,6 +33,8 @@ class Known(NamedTuple):
 
     ehr: Mapping[str, float]
     flags: tuple[str, ...]
+    header: Mapping[str, str] | None = None
+    """What the film's header says, where it was read to ask for the record."""
 
 
 NOTHING = Known({}, ())
@@ -64,7 +66,7 @@ def file_exams(
         name = file_name(path, film)
         if name in exams:
             raise UserError(f"{path}: another film is called {name!r} too; use table: for those")
-        exams[name] = file_exam(film, name, stated, fields, own)
+        exams[name] = file_exam(film, name, stated, fields, own, own.header)
     return [*exams.values()]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
@@ -16,6 +15,7 @@ from nofinding.data.batch import Films
 from nofinding.data.ehr import EhrField
 from nofinding.data.image import fit_square_mask
 from nofinding.errors import UserError
+from nofinding.evaluation.report.colours import coloured
 from nofinding.evaluation.statistics.metrics import count, threshold_at
 from nofinding.evaluation.table import Scored
 from nofinding.types import Exam, Scores
@@ -29,11 +29,9 @@ __all__ = [
     "png_uri",
     "read_array",
     "select_films",
-    "tinted",
     "walls",
 ]
 
-COLOURS = "inferno"  # perceptually uniform: equal steps of the map look equal
 PRINTED = {"a": "years", "kg/m2": "kg/m²", "mm[Hg]": "mmHg", "Cel": "°C"}  # UCUM: as people write
 OUTLINE = (64, 224, 208)
 EACH = 4  # films a wall
@@ -221,22 +219,13 @@ def _overlay(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The map over the film, clear where it is 0; a drawn lesion as a turquoise outline."""
     share = np.clip(heat / (top or 1.0), 0, 1)
-    colour = mpl.colormaps[COLOURS](share)[..., :3]
+    colour = coloured(share)
     opaque = 0.85 * np.sqrt(share)[..., None]
     mixed = opaque * colour + (1 - opaque) * np.clip(film, 0, 1)[..., None]
     picture = np.asarray(mixed * 255).round().astype(np.uint8)
     if lesion is not None:
         picture[ndimage.binary_dilation(lesion) & ~lesion] = OUTLINE
     return picture
-
-
-def tinted(
-    film: Float[np.ndarray, "h w"], heat: Float[np.ndarray, "h w"]
-) -> Float[np.ndarray, "h w 3"]:
-    """The film in grey, in [0, 1], under its map: stronger is brighter and more opaque, up to 1."""
-    strength = np.clip(heat, 0, 1)[..., None]
-    colour = mpl.colormaps[COLOURS](strength[..., 0])[..., :3]
-    return np.asarray(film[..., None] * (1 - 0.7 * strength) + colour * 0.7 * strength)
 
 
 def png_uri(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:
@@ -248,5 +237,5 @@ def png_uri(picture: UInt8[np.ndarray, "h w *rgb"]) -> str:
 
 def legend() -> str:
     """Gives the colour scale of the maps, from 0 on the left, as a picture 256 x 1."""
-    colour = mpl.colormaps[COLOURS](np.linspace(0, 1, 256))[None, :, :3]
+    colour = coloured(np.linspace(0, 1, 256))[None]
     return png_uri(np.round(colour * 255).astype(np.uint8))

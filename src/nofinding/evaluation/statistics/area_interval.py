@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from nofinding.evaluation.statistics.delong import areas_of
 from nofinding.evaluation.statistics.metrics import Estimate
 
-__all__ = ["auroc_interval"]
+__all__ = ["auroc_interval", "hanley_mcneil"]
 
 
 def auroc_interval(
@@ -36,10 +36,15 @@ def auroc_interval(
     ill, well = areas.patients_abnormal, areas.patients_normal
     fewer = min(ill, well)
     inner = float(np.clip(area, 0.5 / (fewer + 1), 1 - 0.5 / (fewer + 1)))
-    # No less than independent patients have at that AUROC (Hanley and McNeil, Radiology 1982).
-    q1, q2 = inner / (2 - inner), 2 * inner**2 / (1 + inner)
-    least = inner * (1 - inner) + (ill - 1) * (q1 - inner**2) + (well - 1) * (q2 - inner**2)
-    floor = float(np.sqrt(least / (ill * well))) if inner != area else 0.0
-    half = float(student.ppf(0.975, freedom)) * max(error, floor) / (inner * (1 - inner))
+    floor = hanley_mcneil(inner, ill, well) if inner != area else 0.0
+    half = float(student.ppf(0.975, freedom)) * max(error / (inner * (1 - inner)), floor)
     low, high = expit(logit(inner) + np.array([-half, half]))
     return Estimate(area, min(float(low), area), max(float(high), area), 0)
+
+
+def hanley_mcneil(area: float, ill: float, well: float) -> float:
+    """Gives the standard error of log(A / (1 - A)) that so many independent patients have (Hanley
+    and McNeil, Radiology 143, 1982)."""
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (ill - 1) * (q1 - area**2) + (well - 1) * (q2 - area**2)
+    return float(np.sqrt(spread / (ill * well)) / (area * (1 - area)))

@@ -18,6 +18,7 @@ from nofinding.evaluation.statistics.intervals import (
     DRAWS,
     Estimate,
     bootstrap,
+    measured,
     patient_index,
     with_logit,
 )
@@ -60,9 +61,7 @@ def mean_metrics(
             each.append(np.stack([metric(counts) for metric in METRICS.values()], axis=-1))
         return np.asarray(np.mean(each, axis=0))
 
-    estimates = bootstrap(statistic, patient, draws=draws, seed=seed)
-    named = dict(zip(METRICS, estimates, strict=True))
-    return named | {"auroc": with_logit(named["auroc"], scores, abnormal, patient)}
+    return measured(statistic, scores, abnormal, patient, draws=draws, seed=seed)
 
 
 def mean_auroc(

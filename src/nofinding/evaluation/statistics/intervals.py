@@ -1,4 +1,5 @@
-"""95 % intervals by resampling patients, for any metric; an AUROC's by `area_interval`.
+"""95 % intervals by resampling patients, for any metric: of numbers between 0 and 1 by the spread
+that the draws have on the logit scale (`bounded_interval`), an AUROC's by `area_interval`.
 
 Films of one patient resemble each other, so patients are drawn, not films (plain draws with
 replacement, not stratified: prevalence varies between draws as it would between hospitals).
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from nofinding.evaluation.statistics.area_interval import auroc_interval
+from nofinding.evaluation.statistics.bounded_interval import bounded_interval, least_spreads
 from nofinding.evaluation.statistics.metrics import METRICS, Estimate, Metric, count
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "bootstrap",
     "difference",
     "measure",
+    "measured",
     "patient_index",
+    "resampled",
     "with_logit",
 ]
 
@@ -59,10 +63,21 @@ def bootstrap(
     the statistic of all weights 1. Equal `seed` and `patient` give equal draws, so that two
     statistics can be compared draw by draw. `draws=0` gives NaN intervals.
     """
+    value, drawn = resampled(statistic, patient, draws=draws, seed=seed)
+    return [_estimate(float(v), drawn[:, i]) for i, v in enumerate(value)]
+
+
+def resampled(
+    statistic: Callable[[Float[np.ndarray, "c n"]], Float[np.ndarray, "c m"]],
+    patient: Int[np.ndarray, " n"],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "d m"]]:
+    """Gives the `m` numbers, and each draw's."""
     value = statistic(np.ones((1, len(patient))))[0]
     parts = [statistic(weights) for weights in _weights(patient, draws, seed)]
-    drawn = np.concatenate([np.empty((0, len(value))), *parts])
-    return [_estimate(float(v), drawn[:, i]) for i, v in enumerate(value)]
+    return value, np.concatenate([np.empty((0, len(value))), *parts])
 
 
 def _estimate(value: float, drawn: Float[np.ndarray, " d"]) -> Estimate:
@@ -82,16 +97,36 @@ def measure(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Gives every metric of METRICS with its interval: the AUROC's by the clustered logit, which
-    holds for few films and high AUROCs too, the others' by the patient bootstrap."""
+    """Gives every metric of METRICS with its interval, which holds for few films and high values
+    too: the AUROC's by the clustered logit, the others' by the spread of the patient bootstrap on
+    the logit scale."""
 
     def statistic(weight: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c m"]:
         counts = count(score, abnormal, weight)
         return np.stack([metric(counts) for metric in METRICS.values()], axis=-1)
 
-    estimates = bootstrap(statistic, patient, draws=draws, seed=seed)
-    named = dict(zip(METRICS, estimates, strict=True))
-    return named | {"auroc": with_logit(named["auroc"], score[None], abnormal, patient)}
+    return measured(statistic, score[None], abnormal, patient, draws=draws, seed=seed)
+
+
+def measured(
+    statistic: Callable[[Float[np.ndarray, "c n"]], Float[np.ndarray, "c m"]],
+    scores: Float[np.ndarray, "s n"],
+    abnormal: Bool[np.ndarray, " n"],
+    patient: Int[np.ndarray, " n"],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Gives the metrics of METRICS, in their order what `statistic` gives, with the intervals of
+    `measure`; `scores` are averaged over, a row each."""
+    value, drawn = resampled(statistic, patient, draws=draws, seed=seed)
+    named = dict(zip(METRICS, value.tolist(), strict=True))
+    patients, least = least_spreads(named["auroc"], abnormal, patient)
+    estimates = {
+        name: bounded_interval(named[name], drawn[:, place], patients, least.get(name))
+        for place, name in enumerate(METRICS)
+    }
+    return estimates | {"auroc": with_logit(estimates["auroc"], scores, abnormal, patient)}
 
 
 def with_logit(

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from nofinding.clinical.result import on_the_film
-from nofinding.evaluation.report.gallery import tinted
+from nofinding.evaluation.report.colours import tinted
 from nofinding.service.api.answers import refusals
 from nofinding.service.api.jobs import Id
 from nofinding.service.api.report import report_page

@@ -60,9 +60,9 @@ class EhrAnswer(Protocol):
         """What was not used, and why."""
 
 
-Lookup: TypeAlias = Callable[[Path], EhrAnswer]
-"""Finds the record of a DICOM film's patient. Raises UserError for a file that is none, and for
-nothing that the other side does."""
+Lookup: TypeAlias = Callable[[Path, Mapping[str, Any]], EhrAnswer]
+"""Finds the record of a DICOM film's patient, by the file and what `read_about` gave of it. Raises
+UserError for a file that is none, and for nothing that the other side does."""
 
 
 @dataclass(kw_only=True)
@@ -157,7 +157,7 @@ class Worker:
             record = file_exam(film, job.film, stated, fields, header=header)
             sources = {name: "request" if name in stated else "header" for name in record.ehr}
             if self.lookup is not None and path.suffix == DICOM and job.kind == "film":
-                answer = self.lookup(path)
+                answer = self.lookup(path, identity)
                 known = Known(answer.ehr, answer.flags)
                 record = file_exam(film, job.film, stated, fields, known, header)
         except UserError as error:
