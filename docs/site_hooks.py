@@ -1,14 +1,17 @@
-"""What mkdocs does beyond its defaults: generated pages in the menu, and links out of docs/.
+"""What mkdocs does beyond its defaults: generated pages in the menu, equations, links out of docs/.
 
-Files of the repository that pages link to (measured results, model cards, SECURITY.md) become pages
-of the site below `repository/`, so that every link leads somewhere, offline too.
+Equations become MathML, which browsers show by themselves. Files of the repository that pages link
+to (measured results, model cards, SECURITY.md) become pages of the site below `repository/`, so
+that every link leads somewhere, offline too.
 """
 
+import html
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,6 +19,7 @@ DOCS = "docs/"
 OUTSIDE = ("SECURITY.md", "benchmarks/results/**/*.md", "src/nofinding/weights/**/*.md")
 PICTURES = (".png", ".svg")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,6 +66,16 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
         changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
         return _relinked(changes, "CHANGELOG.md", uri)
     return _relinked(markdown, DOCS + uri, uri)
+
+
+def on_page_content(content: str, *, page: Any, config: Any, files: Any) -> str:
+    """Puts MathML where the Markdown has LaTeX."""
+
+    def mathml(match: re.Match[str]) -> str:
+        latex = html.unescape(match[2])
+        return str(convert(latex, display="inline" if match[1] == "span" else "block"))
+
+    return EQUATION.sub(mathml, content)
 
 
 def _outside() -> list[str]:
