@@ -33,7 +33,8 @@ from nofinding.types import Batch, Scores
 from support import training_worker as worker
 from support.tables import write_table
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA GPU here", allow_module_level=True)
 
 GPU = TrainingRun(progress=False, accelerator="cuda")
 OTHER_CHIP = 1e-2  # of the spread: sums are rounded in another order, and samplers pass that on
