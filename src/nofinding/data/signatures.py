@@ -134,9 +134,9 @@ def codes_of(grids: Float[Tensor, "b g g"], frames: Sequence[int]) -> Float[Tens
     unit length; 0 where too little is."""
     grid = grids.flatten(1)
     reached, through = _through(tuple(frames))
-    codes = (
-        (grid[:, reached] @ through).unflatten(1, (len(frames), -1)).transpose(0, 1).contiguous()
-    )
+    product = grid[:, reached] @ through
+    shape = len(grid), len(frames), product.shape[1] // len(frames)
+    codes = product.reshape(shape).transpose(0, 1).contiguous()
     enough = (grid[:, common_to_chests()[0].flatten() > 0] != 0).sum(1) >= FEWEST_CELLS
     result: Tensor = codes / codes.norm(dim=2, keepdim=True).clamp_min(1e-6) * enough[:, None]
     return result

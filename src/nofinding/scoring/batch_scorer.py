@@ -162,8 +162,8 @@ class Scorer:
             ):
                 rows[row] |= verdict
         if self.known is not None:
-            for film, flags in zip(rows, self.known.flags(signatures), strict=True):
-                film["twins"] = flags
+            for film, copies in zip(rows, self.known.flags(signatures), strict=True):
+                film["twins"] = copies
         for row, reason in objections.items():  # the header's own word comes first
             rows[row]["reason"] = reason
         admitted = [row for row in readable if not self._refused(rows[row])]

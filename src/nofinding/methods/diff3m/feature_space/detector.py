@@ -127,7 +127,7 @@ class Diff3MF(OfGaussians):
         c, networks = self.config, self.networks
         missing = (() if networks.taught else OF_TAUGHT) + (() if networks.focussed else OF_FOCAL)
         missing += () if self.columns and c.conditioning != "none" else (RECORD,)
-        parts = [part for part in c.parts if part not in missing]
+        parts: list[str] = [part for part in c.parts if part not in missing]
         if not parts:
             raise UserError(
                 f"parts {c.parts}: need a taught backbone, this is {c.backbone}, the focal "
