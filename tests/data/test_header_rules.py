@@ -1,6 +1,9 @@
 """One age, one picture, and no film lost to an optional element that cannot be read."""
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -164,6 +167,33 @@ def test_one_picture_in_every_lossless_form(tmp_path: Path, bits: int, signed: b
         assert message.flags == ()
     assert expected is not None
     np.testing.assert_allclose(expected, (values + signed * top // 2) / (top - 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_film_of_99_megapixels_with_padding_fits_into_the_decoder(
+    tmp_path: Path, signed: bool
+) -> None:
+    # a tenth of it, in a tenth of the memory: 3 GiB less what the program itself takes
+    high, wide = 3000, 3300
+    values = (np.arange(high * wide, dtype=np.int32) % 4096 - 2048 * signed).reshape(high, wide)
+    padding = -2048 if signed else 0
+    stored = values.astype("<i2") if signed else values.astype("<u2")
+    dataset = film(stored, bits=16, WindowCenter=2048 * (not signed), WindowWidth=4096)
+    dataset.add_new("PixelPaddingValue", "SS" if signed else "US", padding)
+    (tmp_path / "film.dcm").write_bytes(in_bytes(dataset))
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from nofinding.data.decoding import codec\n"
+        "from nofinding.data.decoding.limits import MEMORY\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "most = used + (MEMORY - used) // 10\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most))\n"
+        "print(codec.answer(Path(sys.argv[1]), 'pixels')[0]['shape'])\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "film.dcm")]
+    one = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **one})
+    assert done.stdout.strip() == f"({high}, {wide})", done.stderr[-300:]
 
 
 def rle(words: np.ndarray) -> bytes:
