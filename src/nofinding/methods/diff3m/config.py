@@ -152,8 +152,8 @@ def _sizes() -> dict[str, Diff3MConfig]:
         image_size=32,
         width=24,
         multipliers=(1, 2, 4),
-        base_steps=300,
-        train=TrainConfig(steps=100, batch_size=16, lr=1.5e-3, warmup=30),
+        base_steps=150,
+        train=TrainConfig(steps=50, batch_size=16, lr=1.5e-3, warmup=20),
     )
     return {"tiny": tiny, "demo": demo, "small": small, "paper": paper}
 
