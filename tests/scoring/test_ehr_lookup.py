@@ -9,6 +9,7 @@ import pytest
 
 from nofinding.cli import main
 from nofinding.clinical.fhir.client import Finder
+from nofinding.data.decoding.decode import read_identity
 from nofinding.data.ehr import FIELDS
 from nofinding.data.nearest_value import EhrWindow
 from nofinding.datasets.examples import EXAMPLES, Copy
@@ -195,7 +196,8 @@ def with_window(model: Path, to: Path, window: EhrWindow | None) -> Path:
     if window is not None:
         meta["ehr_window"] = window.to_json()
     to.mkdir()
-    (to / "README.md").write_bytes((model / "README.md").read_bytes())
+    for name in ("README.md", "twins.json", "twins.safetensors"):
+        (to / name).write_bytes((model / name).read_bytes())
     checkpoint.save(to / "model", tensors, meta)
     return to
 
@@ -216,7 +218,7 @@ def test_a_model_looks_values_up_by_its_own_window(
         service = ServiceOptions(home=tmp_path / "home", model=str(own), record=server.url)
         lookup = lookup_of(service)
         assert isinstance(lookup, Finder) and lookup.asking.window == window
-        assert ("heart_rate" in lookup(film).ehr) == pulse
+        assert ("heart_rate" in lookup(film, read_identity(film)).ehr) == pulse
 
 
 def test_a_model_without_a_window_takes_the_default_and_says_so(

@@ -41,14 +41,14 @@ def key(tmp_path: Path) -> Path:
 def films(tmp_path: Path) -> Copy:
     """Two patients, one of them with two films of a study and one of another."""
     copy = Copy(root=tmp_path / "films", patients=8, seed=0, size=64)
-    for name, patient, study, day in (
+    for number, (name, patient, study, day) in enumerate((
         ("CANARY^Ann/a.dcm", "P1", "1", "20240301"),
         ("CANARY^Ann/b.dcm", "P1", "1", "20240301"),
         ("later.dcm", "P1", "2", "20240311"),
         ("other.dcm", "P2", "3", "20240301"),
-    ):
+    )):  # fmt: skip
         copy.dicom(
-            name, copy.film(len(name)), **TAGS, PatientID=patient, StudyDate=day,
+            name, copy.film(number), **TAGS, PatientID=patient, StudyDate=day,
             StudyInstanceUID=f"1.2.826.0.1.3680043.8.498.1.{study}",
         )  # fmt: skip
     return copy

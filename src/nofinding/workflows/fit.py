@@ -128,12 +128,12 @@ def fit(
     training = Films(repeated, stats, size, options.aspect, cache, dimensions)
     calibrating = Films(calibration, stats, size, options.aspect, cache, dimensions)
     others = _others(detector, cohort, options, fields)
-    known = _known(train, others, calibration, options, cache, size) if dimensions == 2 else None
     hashes = apart(training, calibrating, "calibration")
     if others:
         beside = Films(others, stats, size, options.aspect, cache, dimensions)
         apart(beside, calibrating, "calibration")
         set_auxiliary(detector, beside)
+    known = _known(train, others, calibration, options, cache, size) if dimensions == 2 else None
     used = ", ".join(detector.fields_used) or "none"
     say(f"{len(train)} normal films to learn from, {len(calibration)} to calibrate; record: {used}")
     job = TrainingRun(

@@ -75,10 +75,11 @@ def fingerprint(table: Path) -> str:
     with the same one are the same, wherever their films lie."""
     digest = hashlib.sha256()
     with table.open("rb") as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS):
-            names = [name for name in batch.schema.names if name not in ("path", "flags")]
+        parquet = pq.ParquetFile(file)
+        names = [name for name in parquet.schema_arrow.names if name not in ("path", "flags")]
+        digest.update("|".join(names).encode())  # once, however many row groups were written
+        for batch in parquet.iter_batches(batch_size=ROWS):
             columns = [batch.column(name).to_pylist() for name in names]
-            digest.update("|".join(names).encode())
             for cells in zip(*columns, strict=True):
                 digest.update(repr(cells).encode())
     return digest.hexdigest()

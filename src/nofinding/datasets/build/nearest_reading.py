@@ -8,7 +8,13 @@ held.
 from nofinding.data.nearest_value import CHOICE, COUNTS
 from nofinding.datasets.build.database import CohortDatabase
 
-__all__ = ["choose_nearest", "final_choices"]
+__all__ = ["NO_READINGS", "choose_nearest", "final_choices"]
+
+NO_READINGS = (
+    "(SELECT patient, taken AS noted, '' AS kind, 0 AS preference, 0 AS seq, "
+    "NULL::DOUBLE AS value, NULL::DOUBLE AS second FROM moments WHERE false)"
+)
+"""Readings of a folder that holds none."""
 
 
 def choose_nearest(database: CohortDatabase, readings: str, moments: str = "moments") -> None:
