@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from nofinding.evaluation.statistics.intervals import DRAWS, Estimate, bootstrap
+from nofinding.evaluation.statistics.bounded_interval import expanded_interval
+from nofinding.evaluation.statistics.intervals import DRAWS, Estimate, resampled
 from nofinding.evaluation.table import Scored
 
 __all__ = ["PREFIX", "FieldAttention", "attention_by_field"]
@@ -54,14 +55,18 @@ def _means(
     draws: int,
     seed: int,
 ) -> list[Estimate]:
-    value = np.where(recorded, weight, 0)
+    value, groups = np.where(recorded, weight, 0), (recorded, recorded & top)
 
     def statistic(times: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c 2"]:
         with np.errstate(invalid="ignore"):
             means = [
                 (times @ (value * among)) / (times @ among.astype(np.float64))
-                for among in (recorded, recorded & top)
+                for among in groups
             ]
         return np.stack(means, axis=-1)
 
-    return bootstrap(statistic, scored.patient, draws=draws, seed=seed)
+    means, drawn = resampled(statistic, scored.patient, draws=draws, seed=seed)
+    return [
+        expanded_interval(float(mean), drawn[:, i], len(np.unique(scored.patient[among])))
+        for i, (mean, among) in enumerate(zip(means, groups, strict=True))
+    ]

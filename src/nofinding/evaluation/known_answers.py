@@ -2,8 +2,8 @@
 without them.
 
 Each lesion has a twin: the film before the lesion was put there. What else is odd about a film is
-odd about its twin, so that site, scanner and brightness cannot help. All intervals are from draws
-of patients.
+odd about its twin, so that site, scanner and brightness cannot help. All intervals count patients:
+the AUROC's by the clustered logit, those of shares by draws of patients on the logit scale.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,13 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from nofinding.datasets.insertion.trial import Case, Trial
-from nofinding.evaluation.statistics.intervals import Estimate, bootstrap, patient_index
+from nofinding.evaluation.statistics.bounded_interval import bounded_interval
+from nofinding.evaluation.statistics.intervals import (
+    Estimate,
+    patient_index,
+    resampled,
+    with_logit,
+)
 from nofinding.evaluation.statistics.metrics import area_under_roc, count
 from nofinding.evaluation.statistics.pixels import MappedFilm, measure_pixels
 from nofinding.types import Exam
@@ -193,16 +199,31 @@ def _row(
             shares = [(some @ v) / some.sum(axis=1) for v in (raised, hits)]
         return np.stack([area, *shares], axis=-1)
 
-    auroc, above, hit = bootstrap(statistic, patient, draws=draws, seed=seed)
+    auroc, above, hit = _shares(statistic, patient, len(pairs), draws, seed)
     return Group(
         kind=kind,
         group=group,
         lesions=len(pairs),
         films=len(films),
-        auroc=auroc,
+        auroc=with_logit(auroc, score[None], lesion, patient),
         raised=above,
         hit=hit,
         **(_localised(pairs, twins, patient, group == "all", draws, seed) if mapped else {}),
+    )
+
+
+def _shares(
+    statistic: Callable[[Float[np.ndarray, "c n"]], Float[np.ndarray, "c m"]],
+    patient: Int[np.ndarray, " n"],
+    lesions: int,
+    draws: int,
+    seed: int,
+) -> tuple[Estimate, ...]:
+    """Numbers between 0 and 1, of films of which the first `lesions` have one."""
+    value, drawn = resampled(statistic, patient, draws=draws, seed=seed)
+    patients = len(np.unique(patient[:lesions]))
+    return tuple(
+        bounded_interval(float(v), drawn[:, i], patients, None) for i, v in enumerate(value)
     )
 
 
@@ -331,7 +352,7 @@ def _sensitivities(
             ]
         return np.stack(out, axis=-1)
 
-    return tuple(bootstrap(statistic, patient, draws=draws, seed=seed))
+    return _shares(statistic, patient, lesions, draws, seed)
 
 
 def table(verdict: Verdict) -> str:

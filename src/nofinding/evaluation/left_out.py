@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from nofinding.datasets.insertion.trial import Trial
 from nofinding.evaluation.known_answers import Scorer, Verdict, judge
 from nofinding.evaluation.statistics.conformal import p_values, share
-from nofinding.evaluation.statistics.intervals import Estimate, bootstrap, patient_index
-from nofinding.evaluation.statistics.metrics import area_under_roc, count
+from nofinding.evaluation.statistics.area_interval import auroc_interval
+from nofinding.evaluation.statistics.bounded_interval import bounded_interval
+from nofinding.evaluation.statistics.intervals import Estimate, patient_index, resampled
 from nofinding.types import Exam
 
 __all__ = [
@@ -205,7 +206,7 @@ def judge_site(
         called=_share(called, site.normal, draws, seed),
         shift=shift,
         verdict=None if site.trial is None else judge(site.trial, fitted.scorer, seed=seed),
-        auroc={} if site.opened is None else _opened(site.opened, fitted.scorer, draws, seed),
+        auroc={} if site.opened is None else _opened(site.opened, fitted.scorer),
     )
 
 
@@ -221,27 +222,21 @@ def _share(
     def statistic(weight: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c 1"]:
         return np.asarray(((weight @ called) / weight.sum(axis=1))[:, None])
 
-    return bootstrap(statistic, patient, draws=draws, seed=seed)[0]
+    value, drawn = resampled(statistic, patient, draws=draws, seed=seed)
+    return bounded_interval(float(value[0]), drawn[:, 0], len(np.unique(patient)), None)
 
 
-def _opened(opened: Opened, scorer: Scorer, draws: int, seed: int) -> dict[str, Estimate]:
+def _opened(opened: Opened, scorer: Scorer) -> dict[str, Estimate]:
     scores = scores_of(scorer, opened.exams)
     abnormal = np.array([bool(r.findings) for r in opened.exams])
     patient = patient_index([r.patient_id for r in opened.exams])
     parts = {"all": np.arange(len(scores))}
     if opened.paired is not None:
         parts["matched pairs"] = opened.paired
-    estimates = {}
-    for name, rows in parts.items():
-
-        def statistic(
-            weight: Float[np.ndarray, "c n"], rows: Int[np.ndarray, " m"] = rows
-        ) -> Float[np.ndarray, "c 1"]:
-            return area_under_roc(count(scores[rows], abnormal[rows], weight))[:, None]
-
-        index = np.unique(patient[rows], return_inverse=True)[1]
-        estimates[name] = bootstrap(statistic, index, draws=draws, seed=seed)[0]
-    return estimates
+    return {
+        name: auroc_interval(scores[None, rows], abnormal[rows], patient[rows])
+        for name, rows in parts.items()
+    }
 
 
 def site_table(rows: Sequence[Row], kinds: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """PadChest as the BIMCV ships it, on the small copy."""
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_white_is_what_the_table_says(copy: Shipped) -> None:
     with Image.open(file) as stored:
         dark = 1 - np.asarray(stored) / np.float32(4095)
     np.testing.assert_allclose(films[3].pixels(), dark, atol=1e-6)
+
+
+def test_a_film_read_otherwise_is_another_to_the_cache(
+    copy: Shipped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache knows a film by its stamp, and its pixels by the fingerprint."""
+    monkeypatch.setattr("nofinding.data.decoding.decode.SETTLED", -1)  # files written just now
+    film = by_patient(copy.films())[3].pixels
+    for name in ("fingerprint", "stamp"):
+        keys = {getattr(replace(film, greys=g), name)() for g in ("MONOCHROME1 12", "12", "14")}  # type: ignore[type-var]
+        assert len(keys) == 3, name
 
 
 def test_a_table_without_those_columns_leaves_it_to_the_values(copy: Shipped) -> None:

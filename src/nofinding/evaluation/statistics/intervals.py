@@ -14,7 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from nofinding.evaluation.statistics.area_interval import auroc_interval
-from nofinding.evaluation.statistics.bounded_interval import bounded_interval, least_spreads
+from nofinding.evaluation.statistics.bounded_interval import (
+    bounded_interval,
+    expanded_interval,
+    least_spreads,
+)
 from nofinding.evaluation.statistics.metrics import METRICS, Estimate, Metric, count
 
 __all__ = [
@@ -152,10 +156,17 @@ def difference(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Gives metric(first) - metric(second) of the same films, both measured on every draw."""
+    """Gives metric(first) - metric(second) of the same films, both measured on every draw.
+
+    The percentiles of the draws are taken as far out as a mean over the patients of the rarer kind
+    asks for: plain ones, and BCa's, cover 88 to 92 % at 40 films where an AUROC is near 1
+    (benchmarks/results/statistics.md).
+    """
 
     def statistic(weight: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c 1"]:
         one, other = (metric(count(score, abnormal, weight)) for score in (first, second))
         return (one - other)[:, None]
 
-    return bootstrap(statistic, patient, draws=draws, seed=seed)[0]
+    value, drawn = resampled(statistic, patient, draws=draws, seed=seed)
+    fewer = min(len(np.unique(patient[kind])) for kind in (abnormal, ~abnormal))
+    return expanded_interval(float(value[0]), drawn[:, 0], fewer)
