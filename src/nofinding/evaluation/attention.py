@@ -60,8 +60,7 @@ def _means(
     def statistic(times: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c 2"]:
         with np.errstate(invalid="ignore"):
             means = [
-                (times @ (value * among)) / (times @ among.astype(np.float64))
-                for among in groups
+                (times @ (value * among)) / (times @ among.astype(np.float64)) for among in groups
             ]
         return np.stack(means, axis=-1)
 

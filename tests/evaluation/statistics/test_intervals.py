@@ -163,3 +163,14 @@ def test_700_films_take_under_two_seconds() -> None:
 
 def test_patients_are_numbered_by_name() -> None:
     assert patient_index(["b", "a", "b", "10"]).tolist() == [2, 1, 2, 0]
+
+
+def test_a_difference_of_near_perfect_methods_is_covered_with_few_films() -> None:
+    """40 films, 8 abnormal, AUROC 0.90 and 0.85: plain percentiles cover 91 %."""
+    abnormal, patient = np.arange(40) < 8, np.arange(40)
+    lift, rng, covered = np.sqrt(2) * norm.ppf([0.9, 0.85]), np.random.default_rng(0), 0
+    for trial in range(250):
+        both = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 40) + lift * abnormal[:, None]
+        interval = difference(*both.T, abnormal, patient, draws=300, seed=trial)
+        covered += interval.low <= 0.05 <= interval.high
+    assert covered / 250 >= 0.93
