@@ -32,6 +32,8 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "ours": {},
     "spin 10000": {"GOMP_SPINCOUNT": "10000"},
     "spin 3000": {"GOMP_SPINCOUNT": "3000"},
+    "spin 30000": {"GOMP_SPINCOUNT": "30000"},
+    "spin 100000": {"GOMP_SPINCOUNT": "100000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 """What stands in the environment. The package sets its own wait as soon as it is imported; under

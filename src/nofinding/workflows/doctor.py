@@ -23,7 +23,7 @@ from nofinding.data.decoding.decode import FilmFile
 from nofinding.datasets.cohort import cache_at
 from nofinding.errors import UserError
 from nofinding.model.pretrained import SHIPPED, model_folder
-from nofinding.openmp import CHOICES, WAIT
+from nofinding.openmp import BUSY, CHOICES, QUIET
 from nofinding.runtime import load_openvino
 from nofinding.storage import checkpoint
 
@@ -134,7 +134,8 @@ def _threads() -> Iterator[Check]:
     yield Check("ok", "threads", f"{threads}; --threads changes it")
     settings = {name: os.environ[name] for name in CHOICES if name in os.environ}
     shown = " ".join(f"{name}={value}" for name, value in settings.items())
-    whose = "set by nofinding" if settings == WAIT else "set by you"
+    ours = settings in (QUIET, BUSY)
+    whose = "set by nofinding" if ours else "set by you"
     yield Check("ok", "OpenMP wait", f"{shown} ({whose})")
 
 
