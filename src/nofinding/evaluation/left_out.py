@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 
 from nofinding.datasets.insertion.trial import Trial
 from nofinding.evaluation.known_answers import Scorer, Verdict, judge
-from nofinding.evaluation.statistics.conformal import p_values, share
 from nofinding.evaluation.statistics.area_interval import auroc_interval
 from nofinding.evaluation.statistics.bounded_interval import bounded_interval
+from nofinding.evaluation.statistics.conformal import p_values, share
 from nofinding.evaluation.statistics.intervals import Estimate, patient_index, resampled
 from nofinding.types import Exam
 

@@ -3,8 +3,8 @@
 The percentile interval covers too rarely for few films, above all near the bound: where most draws
 separate the films wholly, all of them give 1. For an average precision or a sensitivity the draws
 give the spread of log(p / (1 - p)), which is not taken to be smaller than what as many independent
-patients would have. For a mean over few films (Dice, attention), and for a difference of two numbers
-of the same films, the percentiles are taken further out.
+patients would have. For a mean over few films (Dice, attention), and for a difference of two
+numbers of the same films, the percentiles are taken further out.
 """
 
 from collections.abc import Sequence
