@@ -1,5 +1,6 @@
 """The application: every route, the viewer, the description, and the guard around all."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ABOUT = (
     "How far a chest radiograph is from the normal ones, where, and with what confidence. "
     f'{NOTICE}. Errors are one line: {{"error": "..."}}.'
 )
+REFUSAL = {"$ref": "#/components/schemas/ErrorMessage"}
 OPEN = {"/live", "/ready", "/metrics", "/v1/login"}
 DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
@@ -70,11 +72,23 @@ def description(app: FastAPI) -> dict[str, Any]:
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             operation["security"] = [] if path in OPEN else [{"token": []}, {"session": []}]
-            for answer in operation["responses"].values():
+            for status, answer in operation["responses"].items():
+                if status >= "400" and not (path == "/ready" and status == "503"):
+                    # FastAPI files a model under the type of the route's own good answer.
+                    answer["content"] = {"application/json": {"schema": REFUSAL}}
+                _with_example(answer, schema["components"].get("schemas", {}))
                 answer.setdefault("headers", {})["X-Research-Use-Only"] = {
                     "schema": {"type": "string", "const": "true"}
                 }
     return schema
+
+
+def _with_example(answer: dict[str, Any], schemas: Mapping[str, Any]) -> None:
+    """Puts the example of an answer's model beside it, for readers of the page."""
+    for body in answer.get("content", {}).values():
+        name = body.get("schema", {}).get("$ref", "").rpartition("/")[2]
+        if name in schemas:
+            body["example"] = schemas[name]["examples"][0]
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -10,13 +10,12 @@ from starlette.concurrency import run_in_threadpool
 
 from nofinding.errors import UserError
 from nofinding.service.api.answers import (
-    ACCEPTED,
-    BATCH,
     BATCH_BODY,
     FILM_BODY,
     accepted,
     refusals,
 )
+from nofinding.service.api.response_models import AcceptedFilm, Batch, described
 from nofinding.service.api.state import Service, full, no_disk, refused, service_of, who
 from nofinding.service.api.upload import ENDINGS, Film, json_of, receive_form
 from nofinding.service.intake.offer import Identity, identity_of, offer, stated_record
@@ -34,7 +33,11 @@ READ_WITHIN = 60.0  # seconds until a film's turn to be looked at has to come
     summary="Sends a film",
     response_model=None,
     openapi_extra={"requestBody": FILM_BODY},
-    responses={202: ACCEPTED, 200: ACCEPTED, **refusals(400, 408, 413, 415, 422, 429, 503)},
+    responses={
+        **described(AcceptedFilm, 202),
+        **described(AcceptedFilm),
+        **refusals(400, 408, 413, 415, 422, 429, 503),
+    },
 )
 async def post_film(request: Request) -> JSONResponse:
     """A film, as DICOM, PNG or JPEG, with what is known of the patient.
@@ -63,7 +66,7 @@ async def post_film(request: Request) -> JSONResponse:
     summary="Sends several films",
     response_model=None,
     openapi_extra={"requestBody": BATCH_BODY},
-    responses={202: BATCH, **refusals(400, 408, 413, 415, 422, 429, 503)},
+    responses={**described(Batch, 202), **refusals(400, 408, 413, 415, 422, 429, 503)},
 )
 async def post_batch(request: Request) -> JSONResponse:
     """Several films at once; their records in the order of the films, one each, or by file name.

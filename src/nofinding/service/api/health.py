@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from nofinding.service.api.answers import EXAMPLES, json_answer
+from nofinding.service.api.response_models import Liveness, Readiness, described
 from nofinding.service.api.state import Service, service_of
 
 __all__ = ["Counted", "router"]
@@ -24,7 +24,7 @@ REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 
 
 @router.get(
-    "/live", summary="Says that it lives", response_model=None, responses=json_answer("live")
+    "/live", summary="Says that it lives", response_model=None, responses=described(Liveness)
 )
 async def get_live() -> JSONResponse:
     """200 as long as requests are answered."""
@@ -35,8 +35,7 @@ async def get_live() -> JSONResponse:
     "/ready",
     summary="Says whether films are taken and scored",
     response_model=None,
-    responses=json_answer("ready")
-    | {503: {**EXAMPLES["ready"], "description": "Not now; what is false says why."}},
+    responses=described(Readiness) | described(Readiness, 503, "Not now; what is false says why."),
 )
 def get_ready(request: Request) -> JSONResponse:
     """200 where a worker has its model, the queue answers, and the disk has room; else 503."""

@@ -9,13 +9,19 @@ from starlette.concurrency import run_in_threadpool
 
 from nofinding.errors import UserError
 from nofinding.service.api.answers import (
-    ACCEPTED,
     WHAT_IF_BODY,
     WhatIf,
     accepted,
     job_of,
-    json_answer,
     refusals,
+)
+from nofinding.service.api.response_models import (
+    AcceptedFilm,
+    JobList,
+    JobWithDeliveries,
+    ObjectList,
+    Result,
+    described,
 )
 from nofinding.service.api.state import Service, full, refused, service_of, who
 from nofinding.service.api.upload import json_of, text_body
@@ -34,7 +40,7 @@ Kind = Annotated[str, Path(pattern="^[a-z]{1,20}$", description="Of object: repo
     "/v1/jobs",
     summary="Lists films",
     response_model=None,
-    responses=json_answer("jobs") | refusals(422),
+    responses=described(JobList) | refusals(422),
 )
 def get_jobs(
     request: Request,
@@ -55,7 +61,7 @@ def get_jobs(
     "/v1/jobs/{job}",
     summary="Says how far a job is",
     response_model=None,
-    responses=json_answer("job") | refusals(404, 422),
+    responses=described(JobWithDeliveries) | refusals(404, 422),
 )
 def get_job(request: Request, job: Id) -> JSONResponse:
     """State, score and p-value, and to whom the result was sent."""
@@ -69,7 +75,7 @@ def get_job(request: Request, job: Id) -> JSONResponse:
     "/v1/jobs/{job}/result",
     summary="Gives a result",
     response_model=None,
-    responses=json_answer("result") | refusals(404, 409, 422, 503),
+    responses=described(Result) | refusals(404, 409, 422, 503),
 )
 def get_result(request: Request, job: Id) -> JSONResponse:
     """All that is said of the film, but for pictures."""
@@ -84,7 +90,7 @@ def get_result(request: Request, job: Id) -> JSONResponse:
     "/v1/jobs/{job}/objects",
     summary="Lists the DICOM objects of a result",
     response_model=None,
-    responses=json_answer("objects") | refusals(404, 409, 422),
+    responses=described(ObjectList) | refusals(404, 409, 422),
 )
 def get_objects(request: Request, job: Id) -> JSONResponse:
     """Which there are: none where the film is no DICOM, or was refused."""
@@ -129,7 +135,11 @@ def get_object(request: Request, job: Id, kind: Kind) -> FileResponse:
     summary="Asks what the score would be with another record",
     response_model=None,
     openapi_extra={"requestBody": WHAT_IF_BODY},
-    responses={202: ACCEPTED, 200: ACCEPTED, **refusals(400, 404, 408, 409, 413, 422, 429, 503)},
+    responses={
+        **described(AcceptedFilm, 202),
+        **described(AcceptedFilm),
+        **refusals(400, 404, 408, 409, 413, 422, 429, 503),
+    },
 )
 async def post_what_if(request: Request, job: Id) -> JSONResponse:
     """A job of kind what-if with the same film and exactly this record; it comes before films."""

@@ -10,13 +10,18 @@ from starlette.concurrency import run_in_threadpool
 
 from nofinding.errors import UserError
 from nofinding.service.api.answers import (
-    EXAMPLES,
     FEEDBACK_BODY,
     Remark,
-    json_answer,
     refusals,
 )
 from nofinding.service.api.jobs import Id
+from nofinding.service.api.response_models import (
+    DriftReport,
+    FeedbackAdded,
+    FeedbackList,
+    FieldList,
+    described,
+)
 from nofinding.service.api.state import Service, refused, service_of, who
 from nofinding.service.api.upload import json_of, text_body
 from nofinding.service.store.feedback import TooManyError, as_csv
@@ -33,7 +38,7 @@ router = APIRouter(tags=["readers"])
     summary="Says what a reader thinks of a result",
     response_model=None,
     openapi_extra={"requestBody": FEEDBACK_BODY},
-    responses={201: EXAMPLES["remark"], **refusals(400, 404, 408, 409, 413, 422, 503)},
+    responses={**described(FeedbackAdded, 201), **refusals(400, 404, 408, 409, 413, 422, 503)},
 )
 async def post_feedback(request: Request, job: Id) -> JSONResponse:
     """Agree or disagree, and a comment of at most 2000 characters. Write no name into it."""
@@ -68,7 +73,7 @@ def _said(service: Service, job: str, data: Any, by: str) -> JSONResponse:
     "/v1/jobs/{job}/feedback",
     summary="Gives what readers said of a result",
     response_model=None,
-    responses=json_answer("remarks") | refusals(404, 422),
+    responses=described(FeedbackList) | refusals(404, 422),
 )
 def get_feedback(request: Request, job: Id) -> JSONResponse:
     """The first remark first."""
@@ -83,11 +88,8 @@ def get_feedback(request: Request, job: Id) -> JSONResponse:
     response_class=JSONResponse,
     responses={
         200: {
-            "description": EXAMPLES["remarks"]["description"],
-            "content": {
-                **EXAMPLES["remarks"]["content"],
-                "text/csv": {"schema": {"type": "string"}},
-            },
+            **described(FeedbackList)[200],
+            "content": {"text/csv": {"schema": {"type": "string"}}},
         },
         **refusals(422, 503),
     },
@@ -118,7 +120,7 @@ def _as_json(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     "/v1/fields",
     summary="Lists what a record may hold",
     response_model=None,
-    responses=json_answer("fields") | refusals(),
+    responses=described(FieldList) | refusals(),
 )
 def get_fields(request: Request) -> JSONResponse:
     """Each field with its unit and its plausible range, or its categories."""
@@ -141,7 +143,7 @@ def get_fields(request: Request) -> JSONResponse:
     "/v1/drift",
     summary="Says whether films have drifted",
     response_model=None,
-    responses=json_answer("drift") | refusals(503),
+    responses=described(DriftReport) | refusals(503),
 )
 def get_drift(request: Request) -> JSONResponse:
     """Of the latest 2000 films: whether they look like those that the p-values are calibrated on,

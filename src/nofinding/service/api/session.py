@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from nofinding.service.api.answers import LOGIN_BODY, json_answer, refusals
+from nofinding.service.api.answers import LOGIN_BODY, refusals
 from nofinding.service.api.auth import COOKIE, SESSION, Door
+from nofinding.service.api.response_models import Session, described
 from nofinding.service.api.state import refused, who
 from nofinding.service.api.upload import json_of, text_body
 
@@ -17,7 +18,7 @@ router = APIRouter(tags=["session"])
     "/v1/session",
     summary="Says who asks",
     response_model=None,
-    responses=json_answer("session") | refusals(),
+    responses=described(Session) | refusals(),
 )
 async def get_session(request: Request) -> JSONResponse:
     """401 where a token is needed and none was given."""
