@@ -14,6 +14,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ from nofinding.workflows.score import ScoreOptions, score
 WEIGHTS = Path(__file__).resolve().parents[1] / "src" / "nofinding" / "weights"
 TAUGHT_ON = ("kermany", "rsna_normal", "nih", "rsna_lungs")
 MODELS = {"adult": ("rsna_normal", "nih"), "paediatric": ("kermany",)}
+PARTS = {"paediatric": ("taught", "evidence", "focal")}
+"""Parts other than the preset's: nodules were weighed on films of adults alone, and of these children
+no record is known."""
 JUDGED_ON = {"adult": "nih", "paediatric": "kermany"}
 TERMS = {
     "kermany": "Kermany et al. 2018, Mendeley Data rscbjbr9sj, CC BY 4.0: chest radiographs of "
@@ -152,7 +156,8 @@ def model(name: str, data: Path, out: Path) -> None:
     folder = out / name
     if not (folder / "model.json").exists():
         options = FitOptions(films=films(data, MODELS[name]), out=folder, balance=4, resume=True)
-        fit("diff3m-f", METHODS["diff3m-f"].PRESETS["small"], options)
+        config = METHODS["diff3m-f"].PRESETS["small"]
+        fit("diff3m-f", replace(config, parts=PARTS.get(name, config.parts)), options)
     judged = films(data, (JUDGED_ON[name],))
     if not (out / f"{name}-scores" / "run.json").exists():
         to = out / f"{name}-scores"
