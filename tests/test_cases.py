@@ -56,10 +56,27 @@ AGES = {
     "frontal": 50.0,
 }
 
+MODALITIES = ["modality-DR", "modality-dx", "modality-CR_DX", "modality-none"]
+ALONE = {  # what a test of its own names
+    "voi-lut/empty-item",
+    "overlay-bits/stored10-data12-native",
+    "overlay-bits/stored10-data12-j2k",
+    "header/size_1,75",
+}
+
 
 def case(name: str) -> Path:
     (file,) = CASES.glob(f"{name}.*")
     return file
+
+
+def test_every_case_has_a_test() -> None:
+    files = [file for file in CASES.rglob("*") if file.is_file() and file.name != "README.md"]
+    same = {name for name, _, _ in SAME}
+    references = {f"{name.partition('/')[0]}/ref" for name in same}
+    headers = {f"header/{name}" for name in (*REFUSED, *AGES)}
+    named = same | references | headers | {f"modality/{name}" for name in MODALITIES} | ALONE
+    assert {str(file.relative_to(CASES).with_suffix("")) for file in files} == named
 
 
 @pytest.mark.parametrize(("name", "apart", "flag"), SAME)
@@ -86,7 +103,7 @@ def test_values_beyond_the_stored_bits_are_cut_alike_and_flagged() -> None:
     assert native.flags == packed.flags and "beyond the bits" in native.flags[0]
 
 
-@pytest.mark.parametrize("name", ["modality-DR", "modality-dx", "modality-CR_DX", "modality-none"])
+@pytest.mark.parametrize("name", MODALITIES)
 def test_a_modality_in_other_words_is_read(name: str) -> None:
     assert FilmFile(case(f"modality/{name}")).decode().objection is None
 

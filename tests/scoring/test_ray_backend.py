@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from nofinding.cli import main
+from nofinding.openmp import BUSY, CHOICES, QUIET
 from nofinding.scoring import ray_backend
 from nofinding.storage.journal import Journal
 
@@ -66,6 +68,37 @@ def test_a_killed_worker_changes_nothing(
     assert killed
     here, there = (files_of(tmp_path / name) for name in ("here", "there"))
     assert here == there and len(here) == 2 + 3 * TEST
+
+
+def openmp_of(_: type) -> tuple[bool, dict[str, str | None]]:
+    """In a process that was handed the worker's class: whether our package came before torch, and
+    what OpenMP is told."""
+    names = list(sys.modules)
+    first = names.index("nofinding.openmp") < names.index("torch")
+    return first, {name: os.environ.get(name) for name in CHOICES}
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_of_a_worker_wait_as_elsewhere(
+    own: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster whose nodes say nothing of OpenMP, or where the user has chosen."""
+    ray = pytest.importorskip("ray")
+    for name in CHOICES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        first, setting = ray.get(ray.remote(openmp_of).remote(ray_backend.Worker))
+    finally:
+        ray.shutdown()
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert first
+    assert {name: value for name, value in setting.items() if value} in (
+        [own] if own else [QUIET, BUSY]
+    )
 
 
 def files_of(out: Path) -> dict[str, bytes]:

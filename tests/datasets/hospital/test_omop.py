@@ -367,3 +367,32 @@ def test_what_databases_export_is_read(
     (film,) = cohort_of()
     assert film.ehr["bmi"] == 31 and film.ehr["sex"] == 0 and 59 < film.ehr["age"] < 61
     assert said(copy) == {}
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["20200601 10:00:00", "2020-06-01T10:00:00Z", "2020-06-01 10:00:00 +00",
+     "2020-06-01 10:00:00.000+00:00", "20200601100000"],
+)  # fmt: skip
+def test_the_clock_counts_in_every_notation(
+    copy: Copy, cohort_of: Callable[..., list[Exam]], written: str
+) -> None:
+    """The film is of noon: the value of 10:00 is nearer than the one of 01:00, or of a bare day."""
+    measured(
+        copy,
+        "1,3038553,2020-06-01,2020-06-01 01:00:00,0,29,9531,,",
+        f"1,3038553,20200601,{written},0,31,9531,,",
+    )
+    (film,) = cohort_of()
+    assert film.ehr["bmi"] == 31
+
+
+def test_words_for_nothing_in_parquet_are_empty_cells(
+    copy: Copy, cohort_of: Callable[..., list[Exam]]
+) -> None:
+    columns = (*MEASURED.split(",")[:7], "unit_source_value")
+    cells = ("1", "3038553", "20200601", "NULL", "\\N", "31", "9531", "NULL")
+    copied = ", ".join(f"'{cell}' AS {name}" for name, cell in zip(columns, cells, strict=True))
+    duckdb.sql(f"COPY (SELECT {copied}) TO '{copy.root / 'MEASUREMENT.parquet'}'")
+    (film,) = cohort_of()
+    assert film.ehr["bmi"] == 31
