@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "AcceptedFilm",
@@ -13,7 +13,7 @@ __all__ = [
     "FeedbackAdded",
     "FeedbackList",
     "FieldList",
-    "Job",
+    "JobSummary",
     "JobList",
     "JobWithDeliveries",
     "Liveness",
@@ -81,7 +81,7 @@ class Batch(BaseModel):
     refused: list[RefusedEntry]
 
 
-class Job(BaseModel):
+class JobSummary(BaseModel):
     """A film's way through the queue, and its score when it is done."""
 
     model_config = example(**JOB)
@@ -112,7 +112,7 @@ class Delivery(BaseModel):
     why: str | None
 
 
-class JobWithDeliveries(Job):
+class JobWithDeliveries(JobSummary):
     """The job."""
 
     model_config = example(
@@ -129,7 +129,7 @@ class JobList(BaseModel):
     model_config = example(
         jobs=[dict(JOB)], counts={"waiting": 0, "working": 0, "done": 1, "failed": 0}
     )
-    jobs: list[Job]
+    jobs: list[JobSummary]
     counts: dict[str, int]
 
 
@@ -185,7 +185,7 @@ class FeedbackRow(BaseModel):
     """What a reader said, beside the score that it is on."""
 
     id: int
-    made: float  # seconds since 1970
+    created: float = Field(alias="made")  # seconds since 1970
     job: str
     film: str
     verdict: str
