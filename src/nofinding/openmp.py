@@ -26,19 +26,19 @@ LOOKS, BETWEEN = 3, 0.002  # a program that runs for an instant is no neighbour;
 def others_running(status: Path = STATUS) -> int:
     """Programs' threads that run or wait for a core all the while, but this one; 0 where the system
     does not say."""
-    least = None
+    counts = []
     for look in range(LOOKS):
-        if look:
-            time.sleep(BETWEEN)
-        try:
-            lines = status.read_text(encoding="ascii").splitlines()
-        except (OSError, UnicodeDecodeError):
-            return 0
-        counts = [int(line.split()[1]) for line in lines if line.startswith("procs_running ")]
-        if not counts:
-            return 0
-        least = min(counts[0], least if least is not None else counts[0])
-    return max((least or 0) - 1, 0)
+        time.sleep(BETWEEN if look else 0)
+        counts.append(_running(status))
+    return max(min(counts) - 1, 0)
+
+
+def _running(status: Path) -> int:
+    try:
+        lines = status.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("procs_running ")), 0)
 
 
 def wait_beside(others: int, threads: int, cores: int) -> dict[str, str]:

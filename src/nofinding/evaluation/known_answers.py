@@ -15,11 +15,10 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from nofinding.datasets.insertion.trial import Case, Trial
-from nofinding.evaluation.statistics.bounded_interval import bounded_interval
 from nofinding.evaluation.statistics.intervals import (
     Estimate,
     patient_index,
-    resampled,
+    share_intervals,
     with_logit,
 )
 from nofinding.evaluation.statistics.metrics import area_under_roc, count
@@ -199,7 +198,8 @@ def _row(
             shares = [(some @ v) / some.sum(axis=1) for v in (raised, hits)]
         return np.stack([area, *shares], axis=-1)
 
-    auroc, above, hit = _shares(statistic, patient, len(pairs), draws, seed)
+    patients = len(np.unique(patient[lesion]))
+    auroc, above, hit = share_intervals(statistic, patient, patients, draws=draws, seed=seed)
     return Group(
         kind=kind,
         group=group,
@@ -209,21 +209,6 @@ def _row(
         raised=above,
         hit=hit,
         **(_localised(pairs, twins, patient, group == "all", draws, seed) if mapped else {}),
-    )
-
-
-def _shares(
-    statistic: Callable[[Float[np.ndarray, "c n"]], Float[np.ndarray, "c m"]],
-    patient: Int[np.ndarray, " n"],
-    lesions: int,
-    draws: int,
-    seed: int,
-) -> tuple[Estimate, ...]:
-    """Numbers between 0 and 1, of films of which the first `lesions` have one."""
-    value, drawn = resampled(statistic, patient, draws=draws, seed=seed)
-    patients = len(np.unique(patient[:lesions]))
-    return tuple(
-        bounded_interval(float(v), drawn[:, i], patients, None) for i, v in enumerate(value)
     )
 
 
@@ -352,7 +337,8 @@ def _sensitivities(
             ]
         return np.stack(out, axis=-1)
 
-    return _shares(statistic, patient, lesions, draws, seed)
+    patients = len(np.unique(patient[:lesions]))
+    return tuple(share_intervals(statistic, patient, patients, draws=draws, seed=seed))
 
 
 def table(verdict: Verdict) -> str:

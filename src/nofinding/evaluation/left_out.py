@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Int
 from nofinding.datasets.insertion.trial import Trial
 from nofinding.evaluation.known_answers import Scorer, Verdict, judge
 from nofinding.evaluation.statistics.area_interval import auroc_interval
-from nofinding.evaluation.statistics.bounded_interval import bounded_interval
 from nofinding.evaluation.statistics.conformal import p_values, share
-from nofinding.evaluation.statistics.intervals import Estimate, patient_index, resampled
+from nofinding.evaluation.statistics.intervals import Estimate, patient_index, share_intervals
 from nofinding.types import Exam
 
 __all__ = [
@@ -222,8 +221,8 @@ def _share(
     def statistic(weight: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c 1"]:
         return np.asarray(((weight @ called) / weight.sum(axis=1))[:, None])
 
-    value, drawn = resampled(statistic, patient, draws=draws, seed=seed)
-    return bounded_interval(float(value[0]), drawn[:, 0], len(np.unique(patient)), None)
+    patients = len(np.unique(patient))
+    return share_intervals(statistic, patient, patients, draws=draws, seed=seed)[0]
 
 
 def _opened(opened: Opened, scorer: Scorer) -> dict[str, Estimate]:

@@ -8,13 +8,13 @@ held.
 from nofinding.data.nearest_value import CHOICE, COUNTS
 from nofinding.datasets.build.database import CohortDatabase
 
-__all__ = ["NO_READINGS", "choose_nearest", "final_choices"]
+__all__ = ["choose_nearest", "final_choices"]
 
 NO_READINGS = (
     "(SELECT patient, taken AS noted, '' AS kind, 0 AS preference, 0 AS seq, "
     "NULL::DOUBLE AS value, NULL::DOUBLE AS second FROM moments WHERE false)"
 )
-"""Readings of a folder that holds none."""
+"""What `choose_nearest` takes, without a row."""
 
 
 def choose_nearest(database: CohortDatabase, readings: str, moments: str = "moments") -> None:
@@ -43,7 +43,8 @@ def choose_nearest(database: CohortDatabase, readings: str, moments: str = "mome
 
 def final_choices(database: CohortDatabase) -> None:
     """Makes the table `chosen` (patient, taken, kind, value, second, later) of the choices among
-    all tables of readings that were looked at."""
+    all tables of readings that were looked at; without a row where there was none."""
+    choose_nearest(database, NO_READINGS)
     database.run(
         "CREATE OR REPLACE TABLE chosen AS SELECT patient, taken, kind, choice.value AS value, "
         "choice.second AS second, choice.later AS later FROM "

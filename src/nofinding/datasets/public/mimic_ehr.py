@@ -12,11 +12,7 @@ from pathlib import Path
 
 from nofinding.data.ehr import EhrField
 from nofinding.datasets.build.database import CohortDatabase
-from nofinding.datasets.build.nearest_reading import (
-    NO_READINGS,
-    choose_nearest,
-    final_choices,
-)
+from nofinding.datasets.build.nearest_reading import choose_nearest, final_choices
 from nofinding.datasets.public.mimic_folders import MimicFolders
 from nofinding.errors import UserError
 
@@ -79,7 +75,6 @@ def join_record(database: CohortDatabase, folders: MimicFolders) -> tuple[str, .
     offers += EMERGENCY_FIELDS if signs or triage else ()
     _require(database, offers, hospital)
     _persons(database, persons)
-    choose_nearest(database, NO_READINGS)
     if omr:
         _omr(database, omr)
     if emergency and (signs or triage):

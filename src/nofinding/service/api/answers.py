@@ -116,13 +116,16 @@ LOGIN_BODY = {
     },
 }
 
+ERROR = {"schema": ErrorMessage.model_json_schema(), "example": {"error": "one line"}}
+"""Not by FastAPI's `model`, which files it under the type of the route's own good answer."""
+
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How a route says no; 401 and 403 go without saying."""
     reasons = {401: "A token is needed.", 403: "Asked from another web page or under another name."}
     reasons |= {status: MEANINGS[status] for status in statuses}
     return {
-        status: {"model": ErrorMessage, "description": meaning}
+        status: {"description": meaning, "content": {"application/json": ERROR}}
         for status, meaning in reasons.items()
     }
 

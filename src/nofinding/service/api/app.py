@@ -26,7 +26,6 @@ ABOUT = (
     "How far a chest radiograph is from the normal ones, where, and with what confidence. "
     f'{NOTICE}. Errors are one line: {{"error": "..."}}.'
 )
-REFUSAL = {"$ref": "#/components/schemas/ErrorMessage"}
 OPEN = {"/live", "/ready", "/metrics", "/v1/login"}
 DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
@@ -72,10 +71,7 @@ def description(app: FastAPI) -> dict[str, Any]:
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             operation["security"] = [] if path in OPEN else [{"token": []}, {"session": []}]
-            for status, answer in operation["responses"].items():
-                if status >= "400" and not (path == "/ready" and status == "503"):
-                    # FastAPI files a model under the type of the route's own good answer.
-                    answer["content"] = {"application/json": {"schema": REFUSAL}}
+            for answer in operation["responses"].values():
                 _with_example(answer, schema["components"].get("schemas", {}))
                 answer.setdefault("headers", {})["X-Research-Use-Only"] = {
                     "schema": {"type": "string", "const": "true"}
