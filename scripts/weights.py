@@ -34,8 +34,8 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "src" / "nofinding" / "weights"
 TAUGHT_ON = ("kermany", "rsna_normal", "nih", "rsna_lungs")
 MODELS = {"adult": ("rsna_normal", "nih"), "paediatric": ("kermany",)}
 PARTS = {"paediatric": ("taught", "evidence", "focal")}
-"""Parts other than the preset's: nodules were weighed on films of adults alone, and of these children
-no record is known."""
+"""Parts other than the preset's. Nodules were weighed on films of adults alone, and with them the
+model of children fell below the bound of a test on val films: this choice saw val."""
 JUDGED_ON = {"adult": "nih", "paediatric": "kermany"}
 TERMS = {
     "kermany": "Kermany et al. 2018, Mendeley Data rscbjbr9sj, CC BY 4.0: chest radiographs of "
