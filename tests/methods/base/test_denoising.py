@@ -18,6 +18,7 @@ from nofinding.functional.diffusion.schedule import cosine_abar, linear_abar, sc
 from nofinding.functional.noise import gaussian, generators
 from nofinding.methods.base import denoising
 from nofinding.methods.base.denoising import DenoiserConfig, Denoising, compared, tiny_denoiser
+from nofinding.methods.base.training_identity import training_identity
 from nofinding.nets.denoiser import Denoiser
 from nofinding.training import TrainConfig, TrainingRun
 from nofinding.types import Batch, Exam, Pixels, Scores
@@ -194,12 +195,14 @@ def test_a_borrowed_network_scores_bit_for_bit_as_one_s_own(
     assert len(trained) == 2 and taken.borrowed_seconds > 0
     assert torch.equal(taken.score(batch).score, alone)
     assert not taken.net.training
+    taken.fit(normal, seed=4, job=job())
+    assert len(trained) == 3 and taken.borrowed_seconds == 0  # what it borrowed before is past
     assert len(list(tmp_path.iterdir())) == 2  # one network: tensors and their JSON
 
 
 def identity(kind: type[Plain] = Plain, seed: int = 3, seeds: range = range(6), **k: Any) -> str:
     output = kind(replace(PlainConfig(), **k), NO_RECORD)
-    return output._training_identity(films(seeds), seed)
+    return training_identity(*output.trainings(output.config), films(seeds), seed)
 
 
 def test_only_equal_trainings_are_shared() -> None:
@@ -230,8 +233,8 @@ def test_only_equal_trainings_are_shared() -> None:
 
 def test_films_of_another_size_do_not_share() -> None:
     exams = [Exam(image_id=str(s), patient_id="", pixels=Noise(s), ehr={}) for s in range(6)]
-    larger = Plain(PlainConfig(image_size=32), NO_RECORD)
-    assert larger._training_identity(Films(exams, NO_RECORD, 32), 3) != identity()
+    (description,) = Plain.trainings(PlainConfig(image_size=32))
+    assert training_identity(description, Films(exams, NO_RECORD, 32), 3) != identity()
 
 
 def test_what_is_compared_are_greys_of_0_to_1() -> None:

@@ -7,12 +7,15 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from nofinding.benchmark import grid
 from nofinding.data.ehr import EhrStats
+from nofinding.errors import UserError
 from nofinding.methods import METHODS
 from nofinding.methods.base import training_identity as module
-from nofinding.methods.base.training_identity import describe, trainings_of
+from nofinding.methods.base.training_identity import describe, trained_once, trainings_of
 
 SHARERS = [
     name
@@ -85,6 +88,57 @@ def test_an_edited_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         module._package_digest.cache_clear()
         names.add(describe({}, [learn]))
     assert len(names) == 4
+
+
+class Hashed:
+    """Films of which only the pixel hashes count."""
+
+    def __init__(self, count: int = 2) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def pixel_hash(self, index: int) -> str:
+        return f"{index}"
+
+
+def test_a_network_is_trained_once_and_its_weights_serve_all(tmp_path: Path) -> None:
+    learnt: list[nn.Module] = []
+
+    def offered(shared: Path | None, description: str = "a", films: Any = None, seed: int = 0
+                ) -> tuple[nn.Linear, float]:  # fmt: skip
+        net = nn.Linear(2, 1)
+
+        def learn() -> float:
+            learnt.append(net)
+            return 12.5
+
+        return net, trained_once(net, description, films or Hashed(), seed, shared, learn)
+
+    first, spared = offered(tmp_path)
+    assert (len(learnt), spared) == (1, 0)
+    second, spared = offered(tmp_path)
+    assert (len(learnt), spared) == (1, 12.5)
+    assert torch.equal(first.weight, second.weight) and not second.training
+    changes: list[dict[str, Any]] = [{"description": "b"}, {"films": Hashed(3)}, {"seed": 1}]
+    for change in changes:
+        assert offered(tmp_path, **change)[1] == 0
+    assert offered(None)[1] == 0 and len(learnt) == 5  # nowhere to lie: each trains its own
+    assert len([*tmp_path.glob("*.json")]) == 4
+    for file in tmp_path.glob("*.safetensors"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged"):
+        offered(tmp_path)
+
+
+def test_a_network_whose_training_failed_is_not_shared(tmp_path: Path) -> None:
+    def fail() -> float:
+        raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="disk is full"):
+        trained_once(nn.Linear(2, 1), "a", Hashed(), 0, tmp_path, fail)  # type: ignore[arg-type]
+    assert not [*tmp_path.iterdir()]
 
 
 def cell(method: str, preset: str = "tiny", seed: int = 0, cohort: str = "a") -> Any:

@@ -2,7 +2,7 @@
 
 The published methods begin with an autoencoder that has seen millions of photographs. There is
 none here: it learns from the normal films alone, and may be shared by the methods that train the
-same one (`Job.shared`).
+same one (`TrainingRun.shared`).
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,10 @@ from nofinding.data.batch import Films
 from nofinding.errors import UserError
 from nofinding.functional.noise import gaussian
 from nofinding.methods.base.protocol import WithoutRecord
-from nofinding.methods.base.training_identity import describe, training_identity
+from nofinding.methods.base.training_identity import describe, trained_once
 from nofinding.nets.kl_autoencoder import AutoencoderKL, kl_from_standard
 from nofinding.nets.perceptual import Perceptual
 from nofinding.nets.unet import UNetShape
-from nofinding.storage import checkpoint
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch
 
@@ -136,7 +135,7 @@ class LatentMethod(WithoutRecord):
     config: Any
     autoencoder: AutoencoderKL
     borrowed_seconds: float = 0.0
-    """Training time of an autoencoder that was taken over from `Job.shared`."""
+    """Training time of an autoencoder that was taken over from `TrainingRun.shared`."""
 
     @property
     def side(self) -> int:
@@ -168,23 +167,17 @@ class LatentMethod(WithoutRecord):
     def fit_autoencoder(self, normal: Films, *, seed: int, job: TrainingRun) -> None:
         """Trains the autoencoder and sets its scale, or takes over what lies in `job.shared`."""
         config: LatentConfig = self.config.autoencoder
-        stem = None
-        if job.shared is not None:
-            stem = job.shared / training_identity(self.trainings(self.config)[0], normal, seed)
-            if stem.with_suffix(".json").is_file():
-                tensors, meta = checkpoint.load(stem)
-                self.autoencoder.load_state_dict(tensors)
-                self.autoencoder.eval()
-                self.borrowed_seconds = float(meta["seconds"])
-                return
-        loss = _AutoencoderLoss(config)
-        done = train(self.autoencoder, loss, normal, config.train, seed=seed, job=job)
-        with torch.no_grad():
-            means = torch.cat([m.mean.double().flatten() for m in self._portions(normal, job)])
-            self.autoencoder.scale.fill_(1 / float(means.std().clamp_min(1e-6)))
-        if stem is not None:
-            state = dict(self.autoencoder.state_dict())
-            checkpoint.save(stem, state, {"seconds": done.seconds})
+        net = self.autoencoder
+
+        def learn() -> float:
+            done = train(net, _AutoencoderLoss(config), normal, config.train, seed=seed, job=job)
+            with torch.no_grad():
+                means = torch.cat([m.mean.double().flatten() for m in self._portions(normal, job)])
+                net.scale.fill_(1 / float(means.std().clamp_min(1e-6)))
+            return done.seconds
+
+        (description,) = self.trainings(self.config)
+        self.borrowed_seconds = trained_once(net, description, normal, seed, job.shared, learn)
 
     def _portions(self, normal: Films, job: TrainingRun) -> list[Latents]:
         """Latents of all films, in portions that depend on nothing but the films' order."""

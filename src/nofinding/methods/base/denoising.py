@@ -2,7 +2,7 @@
 
 They differ in what they noise, where they start, what they put back and what they compare; each
 says so in its own file. A denoiser that several of them train alike is trained once where the
-job names a folder for such networks (`Job.shared`).
+run names a folder for such networks (`TrainingRun.shared`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,10 @@ from nofinding.functional.diffusion.schedule import (
 from nofinding.functional.image.residual import residual_map
 from nofinding.functional.noise import gaussian, generators, integers
 from nofinding.methods.base.protocol import WithoutRecord
-from nofinding.methods.base.training_identity import describe, training_identity
+from nofinding.methods.base.training_identity import describe, trained_once
 from nofinding.methods.diff3m.detection import scores_of
 from nofinding.nets.denoiser import Denoiser
 from nofinding.nets.unet import UNetShape
-from nofinding.storage import checkpoint
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores
 
@@ -201,7 +200,7 @@ class Denoising(WithoutRecord):
         self.statistics: dict[str, Tensor] = {}
         """What a method measured on normal films once the network was trained, by name."""
         self.borrowed_seconds = 0.0
-        """Training time of a network that was taken over from `Job.shared`."""
+        """Training time of a network that was taken over from `TrainingRun.shared`."""
 
     def new_net(self) -> nn.Module:
         """A network with first weights from torch's global generator."""
@@ -235,28 +234,15 @@ class Denoising(WithoutRecord):
         job = job or TrainingRun()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net = self.new_net().to(self.device)
-        stem = None
-        if job.shared is not None:
-            stem = job.shared / self._training_identity(normal, seed)
-            if stem.with_suffix(".json").is_file():
-                tensors, meta = checkpoint.load(stem)
-                self.net.load_state_dict(tensors)
-                self.net.eval()
-                self.borrowed_seconds = float(meta["seconds"])
-                self.fitted = True
-                return self
-        done = train(self.net, self.loss, normal, self.config.net.train, seed=seed, job=job)
-        self.fitted = True
-        if stem is not None:
-            checkpoint.save(stem, dict(self.net.state_dict()), {"seconds": done.seconds})
-        return self
+            self.net = net = self.new_net().to(self.device)
 
-    def _training_identity(self, normal: Films, seed: int) -> str:
-        """Names a training: equal names, equal weights. Methods with another network or loss
-        never share one."""
+        def learn() -> float:
+            return train(net, self.loss, normal, self.config.net.train, seed=seed, job=job).seconds
+
         (description,) = self.trainings(self.config)
-        return training_identity(description, normal, seed)
+        self.borrowed_seconds = trained_once(net, description, normal, seed, job.shared, learn)
+        self.fitted = True
+        return self
 
     @classmethod
     def trainings(cls, config: Any) -> tuple[str, ...]:

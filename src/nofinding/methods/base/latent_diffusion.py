@@ -2,7 +2,7 @@
 
 An autoencoder makes a film or a volume small; a U-Net learns to denoise what is small. The methods
 differ in what they ask of the U-Net afterwards. Networks that two of them train alike are trained
-once where the job names a folder for such (`Job.shared`).
+once where the run names a folder for such (`TrainingRun.shared`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +21,10 @@ from nofinding.functional.diffusion.schedule import scaled_linear_abar
 from nofinding.functional.noise import gaussian, generators, integers
 from nofinding.methods.base.protocol import WithoutRecord
 from nofinding.methods.base.restarts import held_out
-from nofinding.methods.base.training_identity import describe, training_identity
+from nofinding.methods.base.training_identity import describe, trained_once
 from nofinding.nets.monai_networks import CodecShape, LatentPair, LatentShape, spectral_gap
 from nofinding.nets.slice_distance import PerceptualGap
 from nofinding.ranges import Checked
-from nofinding.storage import checkpoint
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch
 
@@ -168,7 +167,7 @@ class LatentDiffusion(WithoutRecord):
         self.net: LatentPair | None = None  # built when needed: MONAI takes seconds to import
         self.learnt: dict[str, Tensor] = {}
         self.borrowed_seconds = 0.0
-        """Training time of networks that were taken over from `Job.shared`."""
+        """Training time of networks that were taken over from `TrainingRun.shared`."""
 
     @property
     def title(self) -> str:
@@ -202,7 +201,11 @@ class LatentDiffusion(WithoutRecord):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = self.new_net()
-        self._train(self.net, films, seed, job)
+        net = self.net
+        (description,) = self.trainings(self.config)
+        self.borrowed_seconds = trained_once(
+            net, description, films, seed, job.shared, lambda: self._train(net, films, seed, job)
+        )
         self.learnt = self.calibrated(batches(normal.part(judge)), seed)
         return self
 
@@ -210,17 +213,8 @@ class LatentDiffusion(WithoutRecord):
         """What the method notes of normal films that the networks have not seen."""
         raise NotImplementedError
 
-    def _train(self, net: LatentPair, films: Films, seed: int, job: TrainingRun) -> None:
-        """Both networks in turn, or such as were trained before."""
-        stem = None
-        if job.shared is not None:
-            stem = job.shared / training_identity(self.trainings(self.config)[0], films, seed)
-        if stem is not None and stem.with_suffix(".json").is_file():
-            tensors, meta = checkpoint.load(stem)
-            net.load_state_dict(tensors)
-            net.eval()
-            self.borrowed_seconds = float(meta["seconds"])
-            return
+    def _train(self, net: LatentPair, films: Films, seed: int, job: TrainingRun) -> float:
+        """Both networks in turn; gives the seconds that they took."""
         codec = net.codec
         codec.begin_codes(films.batch(range(min(FIRST, len(films)))).image, seeded(seed))
         c = self.config.codec
@@ -237,9 +231,7 @@ class LatentDiffusion(WithoutRecord):
             job=job.part("unet"),
         )
         net.to(next(net.unet.parameters()).device).eval()
-        if stem is not None:
-            training = {"seconds": first.seconds + second.seconds}
-            checkpoint.save(stem, dict(net.state_dict()), training)
+        return first.seconds + second.seconds
 
     @classmethod
     def trainings(cls, config: Any) -> tuple[str, ...]:

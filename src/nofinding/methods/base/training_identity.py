@@ -1,4 +1,6 @@
-"""Names of trainings: where two are equal, the trained weights are, and one network serves both.
+"""Networks that methods share: one that several train alike is trained once, and serves them all.
+
+Names of trainings: where two are equal, the trained weights are.
 
 Everything that decides the weights is in the name: the configuration, the films, the seed, and the
 text of the program that trains. A network that an earlier version of the program trained is never
@@ -14,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nofinding import functional, nets, training
 from nofinding.data.batch import Films
+from nofinding.storage import checkpoint
 
-__all__ = ["describe", "training_identity", "trainings_of"]
+__all__ = ["describe", "trained_once", "training_identity", "trainings_of"]
 
 SHARED_CODE = (functional, nets, training)
 """Packages that every training depends on: what is in them counts as one."""
@@ -46,6 +50,32 @@ def training_identity(description: str, films: Films, seed: int) -> str:
     hashes = [films.pixel_hash(i) for i in range(len(films))]
     text = json.dumps([description, hashes, seed])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def trained_once(
+    net: nn.Module,
+    description: str,
+    films: Films,
+    seed: int,
+    shared: Path | None,
+    learn: Callable[[], float],
+) -> float:
+    """Trains `net` by `learn`, or takes over the weights that such a training left in `shared`.
+
+    `learn` gives the seconds that it took; what it trained is put into `shared`, if that is given.
+    Gives the seconds of training that were spared: 0 where `learn` ran. Raises UserError where
+    what lies there is damaged.
+    """
+    stem = None if shared is None else shared / training_identity(description, films, seed)
+    if stem is not None and stem.with_suffix(".json").is_file():
+        tensors, meta = checkpoint.load(stem)
+        net.load_state_dict(tensors)
+        net.eval()
+        return float(meta["seconds"])
+    seconds = learn()
+    if stem is not None:
+        checkpoint.save(stem, dict(net.state_dict()), {"seconds": seconds})
+    return 0.0
 
 
 def trainings_of(kind: type, config: Any) -> tuple[str, ...]:

@@ -18,10 +18,9 @@ from nofinding.data.ehr import EhrStats
 from nofinding.errors import UserError
 from nofinding.functional.image.residual import max_abs, mse, residual_map
 from nofinding.methods.base.protocol import Notes, WithoutRecord
-from nofinding.methods.base.training_identity import describe, training_identity
+from nofinding.methods.base.training_identity import describe, trained_once
 from nofinding.nets.autoencoder import Autoencoder
 from nofinding.ranges import Checked, Range
-from nofinding.storage import checkpoint
 from nofinding.training import TrainConfig, TrainingRun, train
 from nofinding.types import Batch, Scores, Supervision
 
@@ -126,7 +125,7 @@ class AE(WithoutRecord):
         self.config, self.stats = config, stats
         self.net: Autoencoder | None = None
         self.borrowed_seconds = 0.0
-        """Training time of a network that was taken over from `Job.shared`."""
+        """Training time of a network that was taken over from `TrainingRun.shared`."""
 
     @property
     def network_calls(self) -> int:
@@ -160,20 +159,14 @@ class AE(WithoutRecord):
         job = job or TrainingRun()
         with torch.random.fork_rng(devices=[]):  # torch draws first weights from a global state
             torch.manual_seed(seed)
-            self.net = self.new_net()
-        stem = None
-        if job.shared is not None:
-            stem = job.shared / training_identity(self.trainings(self.config)[0], normal, seed)
-        self.borrowed_seconds = 0.0
-        if stem is not None and stem.with_suffix(".json").is_file():
-            tensors, meta = checkpoint.load(stem)
-            self.net.load_state_dict(tensors)
-            self.net.eval()
-            self.borrowed_seconds = float(meta["seconds"])
-            return self
-        done = train(self.net, self.loss, normal, self._steps(len(normal)), seed=seed, job=job)
-        if stem is not None:
-            checkpoint.save(stem, self.state(), {"seconds": done.seconds})
+            self.net = net = self.new_net()
+
+        def learn() -> float:
+            steps = self._steps(len(normal))
+            return train(net, self.loss, normal, steps, seed=seed, job=job).seconds
+
+        (description,) = self.trainings(self.config)
+        self.borrowed_seconds = trained_once(net, description, normal, seed, job.shared, learn)
         return self
 
     def _steps(self, films: int) -> TrainConfig:

@@ -110,7 +110,7 @@ class Ensembles(WithoutRecord):
         self.net: nn.ModuleDict | None = None
         self.others: Films | None = None
         self.borrowed_seconds = 0.0
-        """Training time of networks that were taken over from `Job.shared`."""
+        """Training time of networks that were taken over from `TrainingRun.shared`."""
 
     @property
     def network_calls(self) -> int:
