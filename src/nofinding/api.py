@@ -374,7 +374,7 @@ def fit(
     `films`: what `open` gives, or a part of it. Normal films of split val calibrate the p-values;
     where there are none, 15 % of the training patients are held out for that. `out`: folder for
     the model; default: a temporary one that lives as long as the model (`save` copies it).
-    `twins`: what becomes of calibration films that are training films in other clothes, "refuse",
+    `twins`: what becomes of calibration films that are altered copies of training films, "refuse",
     "report" or "skip".
     `options` are fields of the method's configuration, checked as on the command line
     (`methods()[method].config`). Raises UserError for anything wrong, before training starts.
@@ -500,8 +500,8 @@ def evaluate(
 
     `films` have the labels; `split`: judge only films of this part. `baselines`: also fit the
     baselines that a method must beat to the normal training films of `films`. `bootstrap`: draws
-    of patients for the intervals. `twins`: what becomes of films that are training or calibration
-    films in other clothes, "refuse", "report" or "skip". Raises UserError for scores that do not
+    of patients for the intervals. `twins`: what becomes of altered copies of training or
+    calibration films, "refuse", "report" or "skip". Raises UserError for scores that do not
     fit the films, where no normal or no abnormal film is among them, and for films that the model
     was trained on.
     """

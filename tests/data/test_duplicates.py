@@ -1,4 +1,4 @@
-"""Twins: one film in other clothes is known again, and nothing else is."""
+"""Twins: an altered copy of a film is recognised, and nothing else is."""
 
 import csv
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from support.clothes import CLOTHES, Film, film
 from support.tables import write_table
 
 Refused = Callable[..., str]
-CLOTHED = "are a training film in other clothes (twins), for example image_id 'worn' of 't1'"
+CLOTHED = "are altered copies of training films (twins), for example image_id 'worn' of 't1'"
 PLAIN = 6  # films of split train, each with a patient of its own
 
 
@@ -120,7 +120,7 @@ def fitted(tmp_path: Path) -> Path:
 
 
 def judged(folder: Path) -> Path:
-    """Six films of split test; two are films that `fitted` was fitted on, in other clothes."""
+    """Six films of split test; two are altered copies of films that `fitted` was fitted on."""
     return table(
         folder,
         [
@@ -168,7 +168,7 @@ def test_evaluate_refuses_or_reports_films_flagged_as_twins(
         f"table:{films}", "--baselines", "none", "--bootstrap", "100", "--out",
     ]  # fmt: skip
     line = refused(*[*command, str(tmp_path / "report")])
-    assert "fitted on 2 of the 6 films in other clothes (twins), for example 'calibrating'" in line
+    assert "fitted on altered copies of 2 of the 6 films (twins), for example 'calibrating'" in line
     assert not (tmp_path / "report").exists()
     assert main([*command, str(tmp_path / "report"), "--twins", "report"]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
@@ -215,13 +215,13 @@ def test_cohort_refuses_twins_across_splits_or_leaves_them_out_or_lists_them(
     films = table(tmp_path / "films", [*train(3), *val(20), worn])
     command = ["cohort", f"table:{films}", "--out"]
     line = refused(*[*command, str(tmp_path / "no")])
-    assert "1 of 1 test films are a train film in other clothes (twins)" in line
+    assert "1 of 1 test films are altered copies of train films (twins)" in line
     assert "--overlap drop" in line and "--twins report" in line
     assert not (tmp_path / "no").exists()
     assert main([*command, str(tmp_path / "left"), "--overlap", "drop"]) == 0
     flow = json.loads((tmp_path / "left" / "cohort.json").read_text())["flow"]
     assert [(step["reason"], step["films"]) for step in flow["steps"]] == [
-        ("the same film in other clothes is in a later split", 1)
+        ("an altered copy of the film is in a later split", 1)
     ]
     assert main([*command, str(tmp_path / "listed"), "--twins", "report"]) == 0
     (row,) = listed(tmp_path / "listed" / "twins.csv")

@@ -85,8 +85,8 @@ def bench(options: BenchOptions) -> Path:
 
 
 def _twins_apart(shares: Sequence[Share], options: BenchOptions) -> None:
-    """Raises UserError where a judged film of a cohort is one of its films to learn from, in other
-    clothes, unless --twins says otherwise."""
+    """Raises UserError where a judged film of a cohort is an altered copy of one of its films to
+    learn from, unless --twins says otherwise."""
     cache = cache_at(options.cache)
     for share in shares:
         every = (*share.train, *share.pool, *share.judged)

@@ -45,7 +45,7 @@ class BenchOptions:
     minutes: Annotated[float, Range(0)] = 0
     """A cell that takes longer is stopped, and reported as failed; 0: no limit."""
     twins: TwinCheck = "refuse"
-    """Judged films that are training films in other clothes (docs/twins.md): refuse stops before
+    """Judged films that are altered copies of training films (docs/twins.md): refuse stops before
     the first cell; report goes on, and lists the pairs in the folder; skip does not look."""
     run: bool = True
     """false: run no cell, and report what is done."""

@@ -1,4 +1,4 @@
-"""Twins: the same film in other clothes, among many films.
+"""Twins: altered copies of one film, among many films.
 
 It is known again after inversion, masking to the lungs, a crop, another size or aspect, gamma,
 JPEG, 8-bit rounding and mirroring. Films of one patient taken at different times are not twins.

@@ -1,4 +1,4 @@
-"""What is kept of each film to know it again in other clothes.
+"""What is kept of each film to recognise altered copies of it.
 
 A code of the lungs, of 128 numbers, finds what may be the same film among thousands; the film at
 112 pixels decides. Together they take 13 kB; those of more films than memory should hold lie in a

@@ -1,4 +1,4 @@
-"""What a model keeps of the films it was fitted on, to know them again in other clothes.
+"""What a model keeps of the films it was fitted on, to recognise altered copies of them.
 
 A sketch is no picture: of each cell where lungs usually are, whether the film shows it, and the
 sign of its edge; 250 bytes a film. It is coarser than a signature, knows no crop, and does without
@@ -54,7 +54,7 @@ class Sketches:
 
     @torch.no_grad()
     def twin_of_each(self, films: Signatures) -> list[int | None]:
-        """For each film the number of one that it is in other clothes; None where there is none."""
+        """For each film the number of one that it is an altered copy of, or None."""
         if not len(self) or not len(films):
             return [None] * len(films)
         agreement = torch.zeros(len(films), len(self))

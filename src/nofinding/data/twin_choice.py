@@ -1,5 +1,5 @@
-"""What becomes of films of two parts that are one film in other clothes. Imports nothing heavy, for
-options use it."""
+"""What becomes of altered copies of one film in two parts. Imports nothing heavy, since options
+use it."""
 
 from typing import Literal, TypeAlias
 

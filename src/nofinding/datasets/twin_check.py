@@ -1,4 +1,4 @@
-"""Twins across parts: what a model learns from, in other clothes, must not be judged.
+"""Twins across parts: altered copies of what a model learns from must not be judged.
 
 The same rule as for equal pixels and for patients, for copies that were inverted, masked, cropped,
 resized or mirrored: a film must be in one part.
@@ -88,7 +88,7 @@ def counted(rows: Sequence[dict[str, str]], films: int) -> str:
     kinds = " or ".join(dict.fromkeys(row["second_part"] for row in rows))
     count = len({row["first"] for row in rows})
     return (
-        f"{count} of {films} {first['first_part']} films are a {kinds} film in other clothes "
+        f"{count} of {films} {first['first_part']} films are altered copies of {kinds} films "
         f"(twins), for example image_id {first['first']!r} of {first['second']!r}"
     )
 

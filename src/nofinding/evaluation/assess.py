@@ -71,7 +71,7 @@ def evaluate(
     from. run.json, maps and pseudo-healthy films are read from the folder of `scores_csv`;
     `compare` is a second scores.csv of the same films. `seed` is that of the resampling and of
     the baselines; `bootstrap` the number of draws. `twins`: what becomes of judged films that are
-    training or calibration films in other clothes. Writes OUT/report.html and
+    altered copies of training or calibration films. Writes OUT/report.html and
     OUT/metrics.json, and gives what the latter holds. Raises UserError for scores that do not
     fit the films, before anything is written.
     """
@@ -128,7 +128,7 @@ def _twins_apart(
     out: Path,
     also: tuple[int, Aspect],
 ) -> Scored:
-    """The scored films, with those that are a training or calibration film in other clothes.
+    """The scored films, with those that are altered copies of training or calibration films.
 
     Raises UserError where there are some and `policy` is refuse. Compared are the training normals
     and the films that calibrate by run.json; a film is no twin of itself.

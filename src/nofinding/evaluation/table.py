@@ -39,7 +39,7 @@ class Scored:
     unlabelled: int  # films scored, but of unknown label: not evaluated
     unscored: int  # labelled films of the same split(s) that have no score: not evaluated
     refused: tuple[int, int] = (0, 0)  # normal, abnormal films that the gate refused
-    twins: tuple[str, ...] = ()  # films that the model was fitted on in other clothes
+    twins: tuple[str, ...] = ()  # altered copies of films that the model was fitted on
     run: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty where there is none
 
     @cached_property
@@ -124,8 +124,8 @@ def read_scores(path: Path, exams: Sequence[Exam], *, twins: TwinCheck = "refuse
     flagged = [i for i in ids if {TWIN_TRAINED, TWIN_CALIBRATES} & {*rows[i].flags}]
     if flagged and twins == "refuse":
         raise UserError(
-            f"{path}: the model was fitted on {len(flagged)} of the {len(ids)} films in other "
-            f"clothes (twins), for example {flagged[0]!r}; score others (--twins report lists them)"
+            f"{path}: the model was fitted on altered copies of {len(flagged)} of the {len(ids)} "
+            f"films (twins), for example {flagged[0]!r}; score others (--twins report lists them)"
         )
     parts = np.array([rows[image_id].components for image_id in ids]).reshape(len(ids), len(names))
     return Scored(

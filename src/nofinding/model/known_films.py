@@ -44,7 +44,7 @@ class KnownFilms:
         return len(self.training) + len(self.calibration)
 
     def flags(self, films: Signatures) -> list[list[str]]:
-        """What a row must say of each film: that it is one of these in other clothes."""
+        """What a row must say of each film: that it is an altered copy of one of these."""
         twins = zip(
             self.training.twin_of_each(films), self.calibration.twin_of_each(films), strict=True
         )

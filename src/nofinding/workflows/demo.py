@@ -62,8 +62,7 @@ PLAN = Plan()
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Scores a real film, fits the default method and Diff3M to simulated films with records, and
-    writes one page on what works and what does not."""
+    """Scores a real film, fits models to simulated films with records, and writes one page."""
 
     out: Path = Path("demo-output")
     """Folder for the page, models and scores; an old one is replaced."""

@@ -33,7 +33,7 @@ class EvaluateOptions:
     """The baselines that any method must beat: all; quick, without the autoencoder, which takes
     minutes; or none."""
     twins: TwinCheck = "refuse"
-    """Judged films that are training or calibration films in other clothes (docs/twins.md): refuse
+    """Judged films that are altered copies of training or calibration films (docs/twins.md): refuse
     stops; report goes on, and lists the pairs in the folder; skip does not look."""
     bootstrap: Annotated[int, Range(100)] = 2000
     """Draws of patients for the intervals."""

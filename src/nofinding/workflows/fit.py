@@ -83,7 +83,7 @@ class FitOptions:
     calibrate: Literal["auto", "val", "train", "none"] = "auto"
     """Normal films for the p-value: the val split, or 15 % of the training patients held out."""
     twins: TwinCheck = "refuse"
-    """Calibration films that are training films in other clothes (docs/twins.md): refuse stops;
+    """Calibration films that are altered copies of training films (docs/twins.md): refuse stops;
     report goes on, and lists the pairs in the folder; skip does not look."""
     gate: Literal["auto", "none"] = "auto"
     """Fit an input gate (docs/gate.md): auto does, from 50 training normals on."""

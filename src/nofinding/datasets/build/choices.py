@@ -51,7 +51,7 @@ class Choices:
     """What is looked at of every film: nothing, whether it is there, whether two files are equal,
     or whether two films have equal pixels (decodes all)."""
     twins: TwinCheck = "refuse"
-    """Films of two splits that are one film in other clothes (docs/twins.md), where films are
+    """Altered copies of one film in two splits (docs/twins.md), where films are
     compared (--verify bytes or pixels): refuse stops, or with --overlap drop leaves them out;
     report goes on, and lists the pairs in the folder; skip does not look. Decodes all films."""
     key: Path | None = None

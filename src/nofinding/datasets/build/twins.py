@@ -1,4 +1,4 @@
-"""Films of two splits that are one film in other clothes: refused, left out or listed."""
+"""Altered copies of one film in two splits: refused, left out or listed."""
 
 import pyarrow as pa
 
@@ -42,7 +42,7 @@ def twins_apart(database: CohortDatabase, order: tuple[str, ...]) -> None:
         twins = sorted({row["second"] for row in pairs})
         if choices.twins == "report":
             database.twins += pairs
-            database.remark("films that are one of a later split in other clothes", len(twins))
+            database.remark("altered copies of films of a later split", len(twins))
         elif choices.overlap == "drop":
             database.run_with(
                 pa.table({"image_id": twins}),
@@ -50,7 +50,7 @@ def twins_apart(database: CohortDatabase, order: tuple[str, ...]) -> None:
             )
             database.drop(
                 "image_id IN (SELECT image_id FROM twins)",
-                "the same film in other clothes is in a later split",
+                "an altered copy of the film is in a later split",
             )
         else:
             raise UserError(

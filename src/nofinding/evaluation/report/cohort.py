@@ -28,9 +28,7 @@ def cohort_html(
         "pixels": "Every film was decoded, and no picture is in two splits.",
     }[verify]
     if verify in ("bytes", "pixels") and twins != "skip":
-        checked += (
-            " Films of different splits that are one film in other clothes (twins) were looked for"
-        )
+        checked += " Altered copies of one film (twins) in different splits were looked for"
         checked += "; they are listed in twins.csv." if twins == "report" else ", and none is left."
     return page("cohort.html.j2").render(
         flow=flow,

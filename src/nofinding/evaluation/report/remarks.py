@@ -54,8 +54,8 @@ def _on_films(scored: Scored) -> Iterable[str]:
         yield f"{scored.unscored} labelled films of the same split have no score and are missing."
     if scored.twins:
         yield (
-            f"{len(scored.twins)} of the films judged are training or calibration films in other "
-            "clothes (twins); the figures flatter the method."
+            f"{len(scored.twins)} of the films judged are altered copies of training or "
+            "calibration films (twins); the figures flatter the method."
         )
     if any(scored.refused):
         yield _on_refused(scored)
