@@ -172,7 +172,7 @@ def test_evaluate_refuses_or_reports_films_flagged_as_twins(
     assert not (tmp_path / "report").exists()
     assert main([*command, str(tmp_path / "report"), "--twins", "report"]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "2 of the films judged are training or calibration films in other" in page
+    assert "2 of the films judged are altered copies of training or" in page
 
 
 def test_evaluate_compares_what_is_judged_with_the_films_learnt_from(
