@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from nofinding.methods.baselines.frozen_knn import FrozenKNN, FrozenKNNConfig
 from nofinding.methods.baselines.mean_grey import MeanGrey, MeanGreyConfig
 from nofinding.methods.baselines.thumbnail import Thumbnail, ThumbnailConfig
 from nofinding.methods.reconstruction.autoencoder import AE, AEConfig
-from nofinding.training import TrainConfig, TrainingRun
+from nofinding.training import TrainConfig, Trained, TrainingRun
 from nofinding.types import Exam, Pixels
 
 NO_RECORD = EhrStats.of([], [])
@@ -99,10 +100,12 @@ def test_ae_scores_the_residual_in_greys_of_zero_to_one() -> None:
 
 def test_ae_epochs_replace_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     indices: list[int] = []
-    monkeypatch.setattr(
-        "nofinding.methods.reconstruction.autoencoder.train",
-        lambda *given, **named: indices.append(given[3].steps),
-    )
+
+    def train(*given: Any, **named: Any) -> Trained:
+        indices.append(given[3].steps)
+        return Trained(0, 0.0, 0.0, ())
+
+    monkeypatch.setattr("nofinding.methods.reconstruction.autoencoder.train", train)
     config = AEConfig(image_size=32, epochs=3, train=TrainConfig(steps=1, batch_size=4))
     AE(config, NO_RECORD).fit(films([(0.1, 0.2)] * 10))
     assert indices == [9]  # ten films are three batches of four

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from nofinding.functional.noise import gaussian, generators
 from nofinding.methods.base.denoising import tiny_denoiser
 from nofinding.methods.base.protocol import LearnsFromOthers
 from nofinding.methods.pixel_diffusion.wolleb import DISEASED, HEALTHY, Wolleb, WollebConfig
-from nofinding.training import TrainConfig, TrainingRun
+from nofinding.training import TrainConfig, Trained, TrainingRun
 
 QUICK = tiny_denoiser(train=TrainConfig(steps=2, batch_size=2, warmup=1, ema=0.0))
 LEARNS = TrainConfig(steps=25, batch_size=8, lr=3e-3, warmup=2, ema=0.0)
@@ -158,10 +159,12 @@ def test_both_classes_weigh_alike_and_labels_go_by_film(fitted: Wolleb) -> None:
 
 def test_the_denoiser_learns_from_both_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     indices: list[int] = []
-    monkeypatch.setattr(
-        "nofinding.methods.base.denoising.train",
-        lambda *given, **named: indices.append(len(given[2])),
-    )
+
+    def train(*given: Any, **named: Any) -> Trained:
+        indices.append(len(given[2]))
+        return Trained(0, 0.0, 0.0, ())
+
+    monkeypatch.setattr("nofinding.methods.base.denoising.train", train)
     monkeypatch.setattr(
         "nofinding.methods.pixel_diffusion.wolleb.train", lambda *given, **named: None
     )
